@@ -1,0 +1,244 @@
+"""Every way things go wrong, and who acts next.
+
+::
+
+    MirrorSyncError
+    ├── ConfigError               operator   exit; key path and file named
+    ├── UsageError                operator   the call itself was wrong
+    ├── NotFound                  operator   no such mirror, run or ref
+    ├── UpstreamUnavailable       the clock  backoff with jitter
+    │   └── UpstreamStalled       the clock  no bytes for the stall time-out
+    ├── RateLimited (until)       the clock  due = until
+    ├── UpstreamRefused           operator   credential missing or rejected
+    ├── UpstreamGone              operator   404, 410, 451: still served
+    ├── UpstreamInvalid           the clock  the answer is not what the protocol says
+    ├── AddressRefused            operator   the address or URL is not allowed
+    ├── GitFailed                 the clock  a git child exited badly
+    ├── RepositoryDamaged         operator   stop publishing, keep serving if safe
+    ├── PublishConflict           nobody     observe again at once
+    ├── ObjectMissingUpstream     policy     hold or publish
+    ├── ObjectCorrupt             the clock  discard incomplete, quarantine at rest
+    ├── ObjectBusy                the clock  another process is fetching it
+    ├── LeaseLost                 nobody     end the run quietly
+    ├── Interrupted               nobody     the process is stopping
+    ├── SchemaOutdated            operator   refuse to start
+    ├── StateUnavailable          the clock  the database does not answer
+    ├── StorageForeign            operator   storage belongs to another host or database
+    └── StorageFull               operator   pause transfers, keep serving
+
+Each class has a stable ``code`` that ``docs/runbook.md`` explains; an instance may
+carry a narrower one from the same table.  The first line of a class docstring is its
+default message.  Lower rooms raise; the worker, the command line and the web each
+turn an error into an outcome in exactly one place.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Actor(StrEnum):
+    """Who acts next after an error."""
+
+    NOBODY = "nobody"
+    CLOCK = "clock"
+    OPERATOR = "operator"
+    POLICY = "policy"
+
+
+class MirrorSyncError(Exception):
+    """Something went wrong in mirror_sync.
+
+    ``message`` says what happened, ``why`` the reason as far as it is known,
+    ``remedy`` what to do next (often a command).  None of them ever holds a secret.
+    """
+
+    code: str = "MS-X000"
+    actor: Actor = Actor.OPERATOR
+
+    def __init__(self, message: str = "", *, why: str = "", remedy: str = "", code: str = "") -> None:
+        self.message = message or (type(self).__doc__ or "").strip().splitlines()[0]
+        self.why = why
+        self.remedy = remedy
+        if code:
+            self.code = code
+        super().__init__(self.message if not why else f"{self.message}: {why}")
+
+
+class ConfigError(MirrorSyncError):
+    """The configuration is not valid."""
+
+    code = "MS-C002"
+
+    def __init__(
+        self, message: str = "", *, problems: tuple[str, ...] = (), why: str = "", remedy: str = "", code: str = ""
+    ) -> None:
+        self.problems = problems
+        super().__init__(message, why=why, remedy=remedy, code=code)
+
+
+class UsageError(MirrorSyncError):
+    """The call was not understood."""
+
+    code = "MS-C001"
+
+
+class NotFound(MirrorSyncError):
+    """No such mirror."""
+
+    code = "MS-N404"
+
+
+class Conflict(MirrorSyncError):
+    """The request conflicts with what is already here."""
+
+    code = "MS-N409"
+
+
+class UpstreamUnavailable(MirrorSyncError):
+    """Upstream cannot be reached or answered with a server error."""
+
+    code = "MS-U503"
+    actor = Actor.CLOCK
+
+
+class UpstreamStalled(UpstreamUnavailable):
+    """Upstream sent nothing for longer than the stall time-out."""
+
+    code = "MS-U504"
+
+
+class RateLimited(MirrorSyncError):
+    """Upstream asked us to wait.
+
+    ``until`` is the Unix time in seconds at which asking again is welcome.
+    """
+
+    code = "MS-U429"
+    actor = Actor.CLOCK
+
+    def __init__(self, message: str = "", *, until: float, why: str = "", remedy: str = "", code: str = "") -> None:
+        self.until = until
+        super().__init__(message, why=why, remedy=remedy, code=code)
+
+
+class UpstreamRefused(MirrorSyncError):
+    """Upstream refused the credential, or wants one."""
+
+    code = "MS-A401"
+
+
+class UpstreamGone(MirrorSyncError):
+    """Upstream answers that the repository is not there."""
+
+    code = "MS-U404"
+
+
+class UpstreamInvalid(MirrorSyncError):
+    """Upstream's answer does not follow the protocol."""
+
+    code = "MS-U502"
+    actor = Actor.CLOCK
+
+
+class AddressRefused(MirrorSyncError):
+    """The upstream address is not allowed here."""
+
+    code = "MS-U403"
+
+
+class GitFailed(MirrorSyncError):
+    """A git child failed.
+
+    ``argv`` is redacted, ``status`` the exit status (negative: signal),
+    ``stderr`` the cleaned tail of what git said.
+    """
+
+    code = "MS-G128"
+    actor = Actor.CLOCK
+
+    def __init__(
+        self, message: str = "", *, argv: tuple[str, ...] = (), status: int = 0, stderr: str = "", code: str = ""
+    ) -> None:
+        self.argv = argv
+        self.status = status
+        self.stderr = stderr
+        super().__init__(message or f"git {argv[0] if argv else ''} exited with {status}", why=stderr[-400:], code=code)
+
+
+class RepositoryDamaged(MirrorSyncError):
+    """The mirror's repository on disk is damaged."""
+
+    code = "MS-G500"
+
+
+class PublishConflict(MirrorSyncError):
+    """The published refs changed while this run was preparing to move them."""
+
+    code = "MS-G409"
+    actor = Actor.NOBODY
+
+
+class ObjectMissingUpstream(MirrorSyncError):
+    """Upstream says it lacks an LFS object."""
+
+    code = "MS-L404"
+    actor = Actor.POLICY
+
+
+class ObjectCorrupt(MirrorSyncError):
+    """An LFS object's bytes do not match its SHA-256 or size."""
+
+    code = "MS-L422"
+    actor = Actor.CLOCK
+
+    def __init__(self, message: str = "", *, expected: str, actual: str, why: str = "", remedy: str = "") -> None:
+        self.expected = expected
+        self.actual = actual
+        super().__init__(message, why=why or f"expected {expected}, got {actual}", remedy=remedy)
+
+
+class ObjectBusy(MirrorSyncError):
+    """Another process is fetching this LFS object."""
+
+    code = "MS-L409"
+    actor = Actor.CLOCK
+
+
+class LeaseLost(MirrorSyncError):
+    """Another worker has taken over this mirror."""
+
+    code = "MS-R409"
+    actor = Actor.NOBODY
+
+
+class Interrupted(MirrorSyncError):
+    """The process is stopping; the run goes on from here at the next start."""
+
+    code = "MS-R503"
+    actor = Actor.NOBODY
+
+
+class SchemaOutdated(MirrorSyncError):
+    """The database schema is not the one this version needs."""
+
+    code = "MS-D002"
+
+
+class StateUnavailable(MirrorSyncError):
+    """The database does not answer."""
+
+    code = "MS-D003"
+    actor = Actor.CLOCK
+
+
+class StorageForeign(MirrorSyncError):
+    """The storage directory belongs to another host or database."""
+
+    code = "MS-S403"
+
+
+class StorageFull(MirrorSyncError):
+    """Not enough free space above the reserve."""
+
+    code = "MS-S507"
