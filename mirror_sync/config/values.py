@@ -1,0 +1,221 @@
+"""The configuration as frozen, plain values: seconds as ``float``, sizes in bytes, paths absolute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mirror_sync.config.secrets import SecretFile
+
+Forced = Literal["follow-and-keep", "hold"]
+KnownMissing = Literal["hold", "publish"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Where the web listens and what it calls itself."""
+
+    listen_host: str = "127.0.0.1"
+    listen_port: int = 8080
+    public_url: str = ""
+    """Without a trailing slash; empty when the address a client used is as good as any."""
+    trusted_proxies: int = 0
+    """How many proxies in front may be believed about the client's address."""
+
+    @property
+    def listen(self) -> str:
+        """``host:port``, IPv6 in brackets."""
+        host = f"[{self.listen_host}]" if ":" in self.listen_host else self.listen_host
+        return f"{host}:{self.listen_port}"
+
+    @property
+    def local_url(self) -> str:
+        """The URL by which this machine reaches the web: a wildcard address becomes loopback."""
+        host = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "[::1]"}.get(self.listen_host, self.listen_host)  # noqa: S104 - recognised, not bound
+        host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        return f"http://{host}:{self.listen_port}"
+
+    @property
+    def base_url(self) -> str:
+        """The URL to print for people: the public one when there is one."""
+        return self.public_url or self.local_url
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseSettings:
+    """Where the state is kept: an absolute path (SQLite) or a ``postgresql://`` URL without password."""
+
+    url: str = "/var/lib/mirror-sync/state.db"
+    password_file: SecretFile | None = None
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        """The SQLite file, or ``None`` for Postgres."""
+        return None if "://" in self.url else Path(self.url)
+
+
+@dataclass(frozen=True, slots=True)
+class StorageSettings:
+    """Where bytes are kept and how much room is left alone."""
+
+    git_dir: Path = Path("/var/lib/mirror-sync/git")
+    lfs_dir: Path = Path("/var/lib/mirror-sync/lfs")
+    run_dir: Path = Path("/run/mirror-sync")
+    reserve_bytes: int | None = None
+    """``None``: the smaller of 100 GiB and 5 % of the file system."""
+    orphan_grace: float = 30 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How much the worker does at once."""
+
+    git: int = 8
+    lfs: int = 16
+    drain_timeout: float = 60.0
+    lease_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class GitSettings:
+    """What is fetched from upstream and how forced updates are taken."""
+
+    stall_timeout: float = 300.0
+    refs: tuple[str, ...] = ("refs/heads/*", "refs/tags/*", "refs/notes/*")
+    forced: Forced = "follow-and-keep"
+    keep_forced: float = 90 * 86400.0
+    relaxed: tuple[str, ...] = ()
+    """Further fsck message ids that are let pass, beyond the benign ones."""
+    max_pack_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LfsSettings:
+    """Whether LFS objects are mirrored and what a missing one means."""
+
+    enabled: bool = True
+    known_missing: KnownMissing = "hold"
+    max_object_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleSettings:
+    """How often upstream is asked."""
+
+    interval: float = 1800.0
+    objective: float = 7200.0
+    jitter: float = 0.1
+    """A share of the interval, either way."""
+    backoff_max: float = 6 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRule:
+    """How one upstream host is reached.  ``host`` carries the port when it is not the scheme's own."""
+
+    host: str
+    allow_http: bool = False
+    allow_private: bool = False
+    token: SecretFile | None = None
+    username: str = "x-access-token"
+    """Sent with the token; most forges take any."""
+    proxy: str = field(default="", repr=False)
+    """Empty: no proxy.  The environment's proxy is filled in already."""
+    ca_file: Path | None = None
+    concurrency: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorDeclaration:
+    """A mirror that the configuration wants; ``None`` leaves the general setting in force."""
+
+    url: str
+    interval: float | None = None
+    objective: float | None = None
+    known_missing: KnownMissing | None = None
+    relaxed: tuple[str, ...] = ()
+    forced: Forced | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """Who may tell us of changes."""
+
+    secret_files: tuple[SecretFile, ...] = ()
+    max_body: int = 25 * 1024 * 1024
+    keep_deliveries: float = 90 * 86400.0
+
+    def secrets(self) -> tuple[tuple[str, bytes], ...]:
+        """Return ``(label, secret)`` of each secret accepted now, read afresh; empty when none is configured.
+
+        Raises :class:`ConfigError` when one cannot be read.
+        """
+        return tuple((secret.where().rpartition("/")[2], secret.read().encode()) for secret in self.secret_files)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """How many clients are served at once."""
+
+    max_streams: int = 64
+    max_packs: int = 4
+    """Packs computed at the same time; others wait."""
+    threads: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """How the log looks."""
+
+    format: Literal["auto", "json", "text"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+@dataclass(frozen=True, slots=True)
+class UiSettings:
+    """What the status page says of itself."""
+
+    language: Literal["auto", "en", "zh"] = "auto"
+    title: str = "mirror-sync"
+    contact: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole configuration, read once."""
+
+    path: Path | None = None
+    server: ServerSettings = field(default_factory=ServerSettings)
+    database: DatabaseSettings = field(default_factory=DatabaseSettings)
+    storage: StorageSettings = field(default_factory=StorageSettings)
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
+    git: GitSettings = field(default_factory=GitSettings)
+    lfs: LfsSettings = field(default_factory=LfsSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    upstreams: Mapping[str, UpstreamRule] = field(default_factory=dict)
+    mirrors: tuple[MirrorDeclaration, ...] = ()
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
+    serve: ServeSettings = field(default_factory=ServeSettings)
+    log: LogSettings = field(default_factory=LogSettings)
+    ui: UiSettings = field(default_factory=UiSettings)
+    removal_delay: float = 30 * 86400.0
+    keep_runs: float = 90 * 86400.0
+    default_rule: UpstreamRule = field(default_factory=lambda: UpstreamRule(host=""))
+    written: Mapping[str, object] = field(default_factory=dict, repr=False)
+    """Every key with its value as one would write it in TOML."""
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Every key with where its value came from: ``default``, ``config.toml:12``, ``environment`` or ``flag``."""
+
+    def upstream_rule(self, host: str) -> UpstreamRule:
+        """Return the rule for ``host`` (with its port when that is not the scheme's own); the default rule for others."""
+        rule = self.upstreams.get(host.lower())
+        if rule is not None:
+            return rule
+        base = self.default_rule
+        return UpstreamRule(host=host.lower(), proxy=base.proxy, concurrency=base.concurrency)
+
+    def declaration(self, url: str) -> MirrorDeclaration | None:
+        """Return the ``[[mirror]]`` entry for this upstream URL, if there is one."""
+        return next((mirror for mirror in self.mirrors if mirror.url == url), None)
