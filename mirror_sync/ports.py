@@ -300,10 +300,13 @@ class GitRepository(Protocol):
     def scan_pointers(self, tips: Sequence[GitOid], *, scanned: Sequence[GitOid]) -> Iterator[PointerBlob]:
         """Yield every pointer blob reachable from ``tips`` and not from ``scanned`` (stage included)."""
 
-    def tip_needs(self, tip: GitOid, known: Mapping[GitOid, Pointer]) -> list[TipNeed]:
-        """Return the LFS objects that a checkout of ``tip`` needs: paths whose attributes say ``filter=lfs``.
+    def tip_needs(
+        self, tips: Sequence[GitOid], known: Mapping[GitOid, Pointer]
+    ) -> dict[GitOid, list[TipNeed]]:
+        """Return the LFS objects that a checkout of each tip needs: paths whose attributes say ``filter=lfs``.
 
-        ``known`` is the mirror's known-pointer index by blob id.
+        ``known`` is the mirror's known-pointer index by blob id.  One path stands for
+        each object; a tip that needs none may be left out.
         """
 
     def next_view(self) -> int:
@@ -409,8 +412,15 @@ class ObjectStore(Protocol):
     def evict(self, oid: LfsOid, *, quarantine: bool) -> None:
         """Take an object out of the store; keep it aside for inspection when ``quarantine``."""
 
+    def evict_stale(self, oid: LfsOid, *, older_than: float) -> bool:
+        """Delete an object whose grace began before the Unix time ``older_than``; ``False`` when it was touched since.
+
+        Safe against a :meth:`touch` at the same instant: either the object stays, or
+        whoever touched it sees that it is not here.
+        """
+
     def touch(self, oid: LfsOid) -> None:
-        """Restart the object's grace period."""
+        """Restart the object's grace period; does nothing when it is not here."""
 
     def sweep_incompletes(self, *, older_than: float) -> int:
         """Delete incompletes not written since the Unix time ``older_than``, except those in use; return how many."""
@@ -593,6 +603,9 @@ class StateStore(Protocol):
 
     def lfs_missing(self, mirror_id: MirrorId, *, after: str = "", limit: int = 100) -> list[tuple[Pointer, str, str]]:
         """Return objects not here in oid order: pointer, code, message."""
+
+    def expired_kept(self, *, now: float, limit: int = 100) -> list[MirrorId]:
+        """Return mirrors that have a kept tip whose time is over."""
 
     def lfs_unreferenced(self, oids: Sequence[LfsOid]) -> set[LfsOid]:
         """Return those of ``oids`` that no mirror refers to."""

@@ -1,0 +1,51 @@
+"""Begin to keep a mirror, change how it is kept, or begin to forget it."""
+
+from __future__ import annotations
+
+from mirror_sync.domain.names import MirrorName, parse_upstream_url
+from mirror_sync.domain.runs import Mirror, NewMirror, Trigger
+from mirror_sync.errors import AddressRefused, UsageError
+from mirror_sync.ports import Clock, StateStore
+
+
+def enrol(
+    state: StateStore,
+    url: str,
+    *,
+    allow_http: bool,
+    interval: float,
+    objective: float,
+) -> tuple[Mirror, bool]:
+    """Return the mirror of ``url`` and whether it was made now.  Times are seconds.
+
+    Raises :class:`AddressRefused` or :class:`UsageError` when the URL may not be mirrored.
+    """
+    upstream = parse_upstream_url(url)
+    if upstream.scheme == "http" and not allow_http:
+        raise AddressRefused(
+            f"{upstream.origin} is plain http",
+            why="what arrives over it can be changed on the way",
+            remedy=f'use https://, or write allow_http = true under [upstream."{upstream.netloc}"]',
+        )
+    check_schedule(interval, objective)
+    new = NewMirror(upstream.name, str(upstream), interval, objective, Trigger.OPERATOR)
+    return state.enrol(new)
+
+
+def check_schedule(interval: float, objective: float) -> None:
+    """Raise :class:`UsageError` unless the objective leaves room for two polls."""
+    if interval < 1:
+        raise UsageError("an interval is at least one second")
+    if objective < 2 * interval:
+        raise UsageError(
+            "the objective is too near to the interval",
+            why=f"a lag of {objective:.0f}s cannot be promised when upstream is asked every {interval:.0f}s",
+            remedy="make the objective at least twice the interval",
+        )
+
+
+def remove(state: StateStore, clock: Clock, name: MirrorName, *, keep_seconds: float) -> Mirror:
+    """Stop syncing and serving a mirror; its data goes after ``keep_seconds``.  Adding it again before takes it back."""
+    mirror = state.mirror(name)
+    state.set_removing(mirror.id, at=clock.now() + keep_seconds)
+    return state.mirror(name)

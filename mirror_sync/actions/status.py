@@ -1,0 +1,241 @@
+"""What people and programs are told of mirrors.  Pages, API and command line all read here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from mirror_sync.domain.names import MirrorName, printable
+from mirror_sync.domain.runs import (
+    Activity,
+    Health,
+    LastRun,
+    Mirror,
+    Outcome,
+    RunRecord,
+    activity,
+    health,
+    lag_seconds,
+)
+from mirror_sync.ports import Clock, MirrorFilter, StateStore, Totals
+
+Document = dict[str, Any]
+"""A JSON document: the published contract of the API and of ``--json``."""
+
+ATTENTION_LIMIT = 20
+
+
+def rfc3339(at: float | None) -> str | None:
+    """Return Unix seconds as RFC 3339 in UTC with milliseconds, ``None`` for ``None``."""
+    if at is None:
+        return None
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def mirror_document(mirror: Mirror, now: float) -> Document:
+    """Return the public JSON document of one mirror."""
+    syncing = activity(mirror, now) is Activity.SYNCING
+    return {
+        "name": mirror.name,
+        "upstream": mirror.upstream,
+        "health": health(mirror, now).value,
+        "activity": activity(mirror, now).value,
+        "created_at": rfc3339(mirror.created_at),
+        "observed_at": rfc3339(mirror.observed_at),
+        "confirmed_at": rfc3339(mirror.confirmed_at),
+        "lag_seconds": int(lag_seconds(mirror, now)),
+        "objective_seconds": int(mirror.objective_seconds),
+        "interval_seconds": int(mirror.interval_seconds),
+        "known_behind_since": rfc3339(mirror.known_behind_since),
+        "published_at": rfc3339(mirror.published_at),
+        "next_due_at": rfc3339(mirror.due_at) if mirror.paused_at is None else None,
+        "object_format": mirror.object_format.value,
+        "refs": {"count": mirror.ref_count, "head": printable(mirror.head), "held": mirror.held_refs},
+        "lfs": {
+            "wanted": mirror.lfs.wanted,
+            "present": mirror.lfs.present,
+            "missing": mirror.lfs.missing,
+            "known_missing": mirror.lfs.known_missing,
+            "wanted_bytes": mirror.lfs.wanted_bytes,
+            "present_bytes": mirror.lfs.present_bytes,
+        },
+        "failures": mirror.failures,
+        "last_run": last_run_document(mirror.last_run) if mirror.last_run else None,
+        "holds": [
+            {"ref": printable(hold.name), "code": hold.code, "reason": printable(hold.reason)} for hold in mirror.holds
+        ],
+        "notes": [printable(note) for note in mirror.notes],
+        "paused": {"at": rfc3339(mirror.paused_at), "reason": mirror.paused_reason}
+        if mirror.paused_at is not None
+        else None,
+        "removing_at": rfc3339(mirror.removing_at),
+        "run": {"step": (mirror.run_step or "claim"), "detail": printable(mirror.run_detail)} if syncing else None,
+        "git_bytes": mirror.git_bytes,
+    }
+
+
+def last_run_document(run: LastRun) -> Document:
+    """Return the public JSON document of the latest finished run."""
+    return {
+        "outcome": run.outcome.value,
+        "code": run.code,
+        "message": printable(run.message),
+        "started_at": rfc3339(run.started_at),
+        "finished_at": rfc3339(run.finished_at),
+        "trigger": run.trigger.value,
+    }
+
+
+def run_document(run: RunRecord) -> Document:
+    """Return the public JSON document of one stored run."""
+    return {
+        "id": run.id,
+        "trigger": run.trigger.value,
+        "started_at": rfc3339(run.started_at),
+        "finished_at": rfc3339(run.finished_at),
+        "outcome": run.outcome.value if run.outcome else None,
+        "code": run.code,
+        "message": printable(run.message),
+        "ref_updates": run.ref_updates,
+        "fetched_bytes": run.fetched_bytes,
+        "lfs_bytes": run.lfs_bytes,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """The first page: the verdict's figures, and the mirrors that need somebody."""
+
+    totals: Totals
+    attention: tuple[Document, ...]
+    running: tuple[Document, ...]
+    workers: Mapping[str, float]
+    now: float
+
+
+def overview(state: StateStore, clock: Clock) -> Overview:
+    """Return the figures of the first page."""
+    now = clock.now()
+    attention: list[Document] = []
+    for kind in (Health.FAILING, Health.DENIED, Health.GONE, Health.INCOMPLETE, Health.STALE):
+        room = ATTENTION_LIMIT - len(attention)
+        if room <= 0:
+            break
+        page = state.mirrors(MirrorFilter(health=kind.value), limit=room)
+        attention.extend(mirror_document(mirror, now) for mirror in page.items)
+    running = state.mirrors(MirrorFilter(activity=Activity.SYNCING.value), limit=ATTENTION_LIMIT)
+    return Overview(
+        totals=state.totals(),
+        attention=tuple(attention),
+        running=tuple(mirror_document(mirror, now) for mirror in running.items),
+        workers=state.workers(),
+        now=now,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why a mirror is behind, or that it is not: verdict, evidence, cause, effect on clients, remedies."""
+
+    name: MirrorName
+    verdict: Health
+    lag_seconds: int
+    objective_seconds: int
+    since: str | None
+    cause_code: str
+    cause: str
+    tried: int
+    last_at: str | None
+    next_at: str | None
+    clients: str
+    remedies: tuple[str, ...]
+
+    def document(self) -> Document:
+        """Return it as a JSON document."""
+        return {
+            "name": self.name,
+            "verdict": self.verdict.value,
+            "lag_seconds": self.lag_seconds,
+            "objective_seconds": self.objective_seconds,
+            "known_behind_since": self.since,
+            "cause": {"code": self.cause_code, "message": self.cause},
+            "tried": self.tried,
+            "last_at": self.last_at,
+            "next_at": self.next_at,
+            "clients": self.clients,
+            "remedies": list(self.remedies),
+        }
+
+
+def why(state: StateStore, clock: Clock, name: MirrorName) -> Why:
+    """Explain one mirror; raises :class:`mirror_sync.errors.NotFound`."""
+    mirror = state.mirror(name)
+    now = clock.now()
+    verdict = health(mirror, now)
+    code, cause = _cause(mirror, verdict)
+    return Why(
+        name=mirror.name,
+        verdict=verdict,
+        lag_seconds=int(lag_seconds(mirror, now)),
+        objective_seconds=int(mirror.objective_seconds),
+        since=rfc3339(mirror.known_behind_since),
+        cause_code=code,
+        cause=printable(cause),
+        tried=mirror.failures,
+        last_at=rfc3339(mirror.last_run.finished_at) if mirror.last_run else None,
+        next_at=rfc3339(mirror.due_at) if mirror.paused_at is None and mirror.removing_at is None else None,
+        clients=_clients(mirror),
+        remedies=_remedies(mirror, verdict),
+    )
+
+
+def _cause(mirror: Mirror, verdict: Health) -> tuple[str, str]:
+    last = mirror.last_run
+    if mirror.paused_at is not None:
+        return "", f"paused by a person: {mirror.paused_reason or 'no reason given'}"
+    if mirror.holds:
+        return mirror.holds[0].code, mirror.holds[0].reason
+    if last is not None and last.outcome is Outcome.FAILED:
+        return last.code, last.message
+    if verdict is Health.STALE:
+        return "", "no observation was confirmed within the objective"
+    if verdict is Health.NEW:
+        return "", "the first fill is not complete yet"
+    if mirror.lfs.known_missing:
+        return "MS-L404", f"upstream itself lacks {mirror.lfs.known_missing} LFS objects"
+    return "", "nothing is wrong"
+
+
+def _clients(mirror: Mirror) -> str:
+    if mirror.removing_at is not None:
+        return "not served any more"
+    if mirror.published_at is None:
+        return "git clone is refused with a reason until the first publish"
+    if mirror.held_refs:
+        return f"clone works; {mirror.held_refs} refs stay at what was served before"
+    return "clone works and gets what was confirmed"
+
+
+def _remedies(mirror: Mirror, verdict: Health) -> tuple[str, ...]:
+    name = mirror.name
+    if mirror.removing_at is not None:
+        return (f"mirror-sync add {mirror.upstream}",)
+    if verdict is Health.PAUSED:
+        return (f"mirror-sync resume {name}",)
+    code = mirror.holds[0].code if mirror.holds else (mirror.last_run.code if mirror.last_run else "")
+    specific: dict[str, tuple[str, ...]] = {
+        "MS-H001": (f"mirror-sync refs release {name}",),
+        "MS-H003": (
+            "add the fault to relaxed = [...] of the mirror in the configuration, if it is known to be harmless",
+        ),
+        "MS-H004": (
+            'known_missing = "publish" for this mirror in the configuration serves the refs without the objects',
+        ),
+        "MS-A401": ("put a valid token into the token_file of the host; no restart is needed", "mirror-sync doctor"),
+        "MS-U404": ("check the address; nothing is deleted here",),
+        "MS-S507": ("free space on the volume, or lower storage.reserve",),
+    }
+    general = () if verdict is Health.FRESH and not mirror.holds else (f"mirror-sync sync {name} --wait",)
+    return specific.get(code, ()) + general
