@@ -83,13 +83,14 @@ class JournalHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send one record; a journal that does not take it gets the line on standard error instead."""
         try:
+            known: dict[str, object] = {}
+            record.__dict__["journal_fields"] = known
             message = self.format(record)
             fields = {
                 "PRIORITY": str(priority(record.levelno)),
                 "SYSLOG_IDENTIFIER": "mirror-sync",
                 "LOGGER": record.name,
             }
-            known = getattr(record, "journal_fields", {})
             fields.update({self.FIELDS[key]: str(value) for key, value in known.items() if key in self.FIELDS})
             fields["MESSAGE"] = message
             entry = encode_entry(fields)

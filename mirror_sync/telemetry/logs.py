@@ -108,7 +108,7 @@ class _ScrubbedFormatter(structlog.stdlib.ProcessorFormatter):
             tail += [_TRACEBACKS, self._scrub]
             renderer = structlog.processors.JSONRenderer(ensure_ascii=False, default=str)
         elif kind == "journald":
-            tail += [structlog.processors.format_exc_info, self._scrub, self._keep_fields]
+            tail = [structlog.processors.format_exc_info, self._for_journal]
             renderer = _plain_line
         else:
             tail += [structlog.processors.format_exc_info, self._scrub]
@@ -123,12 +123,14 @@ class _ScrubbedFormatter(structlog.stdlib.ProcessorFormatter):
     def _scrub(self, _logger: object, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
         return {key: _clean(self._scrubber.value(value, field=key)) for key, value in event.items()}
 
-    @staticmethod
-    def _keep_fields(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
-        record = event.pop("_record", None)
+    def _for_journal(self, logger: object, method: str, event: MutableMapping[str, Any]) -> Mapping[str, Any]:
+        record = event.pop("_record")
+        event.pop("_from_structlog", None)
+        clean = dict(self._scrub(logger, method, event))
         if isinstance(record, logging.LogRecord):
-            record.__dict__["journal_fields"] = dict(event)
-        return event
+            # The formatter works on a copy of the record; this dictionary is shared with the handler's.
+            getattr(record, "journal_fields", {}).update(clean)
+        return clean
 
 
 def _clean(value: object) -> object:
