@@ -17,7 +17,7 @@ FIRST_RETRY_SECONDS = 3600.0
 LAST_RETRY_SECONDS = 86400.0
 
 
-def fetch_history(  # noqa: PLR0913 - one argument a port
+def fetch_history(
     worker: str,
     *,
     state: StateStore,

@@ -68,9 +68,7 @@ def record_failure(run: Run, error: MirrorSyncError, *, observation: Observation
     if isinstance(error, RateLimited):
         due = max(error.until, now + 1.0)
         world.state.block_host(urlsplit(mirror.upstream).netloc, until=due)
-    elif isinstance(error, Interrupted):
-        outcome, due = Outcome.ABANDONED, now
-    elif isinstance(error, PublishConflict):
+    elif isinstance(error, (Interrupted, PublishConflict)):
         outcome, due = Outcome.ABANDONED, now
     elif isinstance(error, UpstreamGone | UpstreamRefused) and run.digest == "":
         answers = mirror.absent_answers + 1

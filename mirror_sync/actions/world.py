@@ -11,7 +11,6 @@ from mirror_sync.domain.runs import Availability, Lease, Mirror, RunId, Step
 from mirror_sync.errors import Interrupted
 from mirror_sync.ports import Clock, GitRepository, ObjectStore, Parallel, StateStore, Telemetry, Upstream
 
-
 MAX_NOTES = 50
 
 

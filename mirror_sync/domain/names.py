@@ -151,6 +151,22 @@ def parse_upstream_url(text: str) -> UpstreamUrl:
         )
     if parts.query or parts.fragment or "?" in text or "#" in text:
         raise UsageError(f"{printable(text)!r} has a query or fragment; give the repository's address alone")
+    path = _decode_path(parts.path, text)
+    check_path(path.removesuffix(".git"))
+    host = _check_host(host, text)
+    return UpstreamUrl(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], path)
+
+
+def _decode_path(raw: str, text: str) -> str:
+    if "%2f" in raw.lower() or "%5c" in raw.lower():
+        raise UsageError(f"{printable(text)!r} hides a slash in its path")
+    try:
+        return unquote(raw, errors="strict").rstrip("/")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{printable(text)!r} has a path that is not UTF-8") from error
+
+
+def _check_host(host: str, text: str) -> str:
     if not host:
         raise UsageError(f"{printable(text)!r} names no host")
     if ":" in host:
@@ -158,20 +174,17 @@ def parse_upstream_url(text: str) -> UpstreamUrl:
             ipaddress.IPv6Address(host)
         except ValueError as error:
             raise UsageError(f"{printable(host)!r} is no IPv6 address") from error
-    else:
-        try:
-            host = host.encode("idna").decode("ascii") if not host.isascii() else host
-        except UnicodeError as error:
-            raise UsageError(f"{printable(host)!r} is no host name") from error
-        host = host.rstrip(".")
-        if not _HOST.match(host) or len(host) > 253:
-            raise UsageError(f"{printable(host)!r} is no host name")
-    path = unquote(parts.path, errors="strict") if parts.path.isascii() else parts.path
-    path = path.rstrip("/")
-    check_path(path.removesuffix(".git"))
+        return host
+    try:
+        host = host if host.isascii() else host.encode("idna").decode("ascii")
+    except UnicodeError as error:
+        raise UsageError(f"{printable(host)!r} is no host name") from error
+    host = host.rstrip(".")
+    if not _HOST.match(host) or len(host) > 253:
+        raise UsageError(f"{printable(host)!r} is no host name")
     if host in RESERVED_FIRST_SEGMENTS:
         raise AddressRefused(f"a host named {host!r} cannot be mirrored: the first path segment is the product's own")
-    return UpstreamUrl(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], path)
+    return host
 
 
 def check_path(path: str) -> None:

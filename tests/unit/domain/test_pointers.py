@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support.pointers import OID, VERSION, nearly_pointers, pointer_text
 
 from mirror_sync.domain.pointers import EMPTY_OID, MAX_OBJECT_BYTES, Pointer, parse_pointer
+from tests.support.pointers import OID, VERSION, nearly_pointers, pointer_text
 
 LINES = [f"version {VERSION}", f"oid sha256:{OID}", "size 12345"]
 EXT = f"sha256:{OID}"
