@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+
+from mirror_sync.domain.pointers import MAX_POINTER_BYTES, Pointer, parse_pointer
 from tests.support.pointers import nearly_pointers
 from tests.support.tools import require
 from tests.unit.domain.test_pointers import ACCEPTED, REJECTED
-
-from mirror_sync.domain.pointers import MAX_POINTER_BYTES, Pointer, parse_pointer
 
 
 def git_lfs_takes(data: bytes) -> bool:
@@ -58,10 +58,13 @@ def listed_by_git_lfs(blobs: list[bytes], repository: Path) -> dict[int, Pointer
 
 
 def differing(blobs: list[bytes], repository: Path) -> list[tuple[bytes, Pointer | None, Pointer | None]]:
-    """Return each blob that git-lfs and we read differently, with both readings; an empty blob is no pointer to us."""
+    """Return each blob that git-lfs and we read differently, with both readings.
+
+    git-lfs lists nothing of size 0: there is nothing to ask a server for.
+    """
     theirs = listed_by_git_lfs(blobs, repository)
-    pairs = [(blob, parse_pointer(blob), theirs.get(number)) for number, blob in enumerate(blobs) if blob]
-    return [(blob, ours, other) for blob, ours, other in pairs if ours != other]
+    pairs = [(blob, parse_pointer(blob), theirs.get(number)) for number, blob in enumerate(blobs)]
+    return [(blob, ours, other) for blob, ours, other in pairs if ours != other and (ours is None or ours.size > 0)]
 
 
 def drawn(count: int) -> list[bytes]:
