@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from mirror_sync.actions.world import Run
 from mirror_sync.domain import cadence
 from mirror_sync.domain.refs import GuardState, Observation
-from mirror_sync.domain.runs import Availability, Outcome, RunReport
+from mirror_sync.domain.runs import Availability, Lease, Outcome, RunReport
 from mirror_sync.errors import (
     Interrupted,
     LeaseLost,
@@ -17,7 +17,7 @@ from mirror_sync.errors import (
     StateUnavailable,
     UpstreamGone,
     UpstreamRefused,
-)
+)from mirror_sync.ports import Clock, StateStore, Telemetry
 
 HELD_RETRY_SECONDS = 600.0
 GUARD_RETRY_SECONDS = 610.0
@@ -142,3 +142,23 @@ def _finish(run: Run, report: RunReport) -> RunReport:
         kind = "webhook" if evidence is not None else "poll"
         run.world.telemetry.propagated(evidence=kind, seconds=max(0.0, report.finished_at - since))
     return report
+
+
+def record_crash(lease: Lease, error: Exception, *, state: StateStore, clock: Clock, telemetry: Telemetry) -> None:
+    """Record a run that a fault of our own ended, so that people see it and the clock tries again."""
+    now = clock.now()
+    mirror = lease.mirror
+    report = RunReport(
+        outcome=Outcome.FAILED,
+        started_at=now,
+        finished_at=now,
+        next_due_at=cadence.backoff(now, mirror.failures + 1, mirror.interval_seconds, chance=clock.chance()),
+        code=MirrorSyncError.code,
+        message=f"a fault in mirror_sync itself: {type(error).__name__}",
+        availability=mirror.availability,
+        absent_answers=mirror.absent_answers,
+        guard=mirror.guard,
+        holds=mirror.holds,
+    )
+    state.finish(lease, report)
+    telemetry.run_finished(lease, report)

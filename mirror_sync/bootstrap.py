@@ -1,0 +1,407 @@
+"""You know everyone's name and decide nothing: the one place where adapters meet actions."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from mirror_sync import __version__
+from mirror_sync.actions import enrol as enrolment
+from mirror_sync.actions import history, maintain, status, sweep, trigger
+from mirror_sync.actions.outcome import record_crash
+from mirror_sync.actions.sync import sync
+from mirror_sync.actions.transfer import TransferLimits
+from mirror_sync.actions.world import Policy, World
+from mirror_sync.clock import SystemClock
+from mirror_sync.config import Settings, UpstreamRule
+from mirror_sync.domain.names import MirrorName, parse_upstream_url
+from mirror_sync.domain.runs import Delivery, Lease, Mirror, RunReport
+from mirror_sync.errors import StorageForeign
+from mirror_sync.ports import GitRepositories, GitRepository, MirrorFilter, ObjectStore, Serving, StateStore, Upstream, Waker
+from mirror_sync.threads import ThreadParallel
+
+if TYPE_CHECKING:
+    from mirror_sync.telemetry import LoggingTelemetry, Metrics
+    from mirror_sync.upstream import Access, Connections
+
+STORAGE_MARK = "mirror-sync.json"
+UNBOUNDED = 1 << 62
+
+
+class App:
+    """Everything one process may do, made from the configuration.
+
+    Parts are made when first asked for, so that a command pays only for what it uses.
+    """
+
+    def __init__(self, settings: Settings, *, role: str) -> None:
+        self.settings = settings
+        self.role = role
+        self.clock = SystemClock()
+        self._lock = threading.RLock()
+
+    # ------------------------------------------------------------ parts
+
+    @cached_property
+    def state(self) -> StateStore:
+        """The database."""
+        from mirror_sync.state import SqlState
+
+        password = self.settings.database.password_file
+        return SqlState(self.settings.database.url, clock=self.clock, password=password.read if password else None)
+
+    @cached_property
+    def waker(self) -> Waker:
+        """What rouses the worker: NOTIFY on Postgres, a socket beside the database otherwise."""
+        if self.settings.database.sqlite_path is None:
+            from mirror_sync.state import PostgresWaker
+
+            password = self.settings.database.password_file
+            return PostgresWaker(self.settings.database.url, password=password.read if password else None)
+        from mirror_sync.wake import LocalWaker
+
+        return LocalWaker(self.settings.storage.run_dir / "worker.sock")
+
+    @cached_property
+    def repositories(self) -> GitRepositories:
+        """The mirrors' repositories, for writing."""
+        from mirror_sync.repos import Repositories
+
+        storage = self.settings.storage
+        return Repositories(storage.git_dir, clock=self.clock, reserve_bytes=storage.reserve_bytes)
+
+    @cached_property
+    def serving(self) -> Serving:
+        """The mirrors' repositories, for clients."""
+        from mirror_sync.repos import GitServing
+
+        return GitServing(self.settings.storage.git_dir, max_packs=self.settings.serve.max_packs)
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        """The LFS objects of all mirrors."""
+        from mirror_sync.lfs_store import FileObjectStore
+
+        storage = self.settings.storage
+        return FileObjectStore(storage.lfs_dir, reserve_bytes=storage.reserve_bytes, clock=self.clock)
+
+    @cached_property
+    def parallel(self) -> ThreadParallel:
+        """Threads for LFS transfers."""
+        return ThreadParallel("transfer")
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """What a scrape sees."""
+        from mirror_sync.telemetry import Metrics
+
+        return Metrics(
+            self.state,
+            clock=self.clock,
+            version=__version__,
+            hosts=frozenset(self.settings.upstreams),
+            shared=self.settings.storage.run_dir / "metrics",
+            volumes={"git": lambda: _free_bytes(self.settings.storage.git_dir), "lfs": self.objects.free_bytes},
+        )
+
+    @cached_property
+    def telemetry(self) -> LoggingTelemetry:
+        """Logs and counts."""
+        from mirror_sync.telemetry import LoggingTelemetry
+
+        return LoggingTelemetry(self.metrics, clock=self.clock)
+
+    @cached_property
+    def connections(self) -> Connections:
+        """Kept-alive connections to upstream hosts."""
+        from mirror_sync.upstream import Connections
+
+        return Connections(clock=self.clock)
+
+    def close(self) -> None:
+        """Release what was made."""
+        for name in ("waker", "connections", "state"):
+            part = self.__dict__.pop(name, None)
+            if part is not None:
+                part.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ per mirror
+
+    def upstream(self, mirror: Mirror) -> Upstream:
+        """Return the way to one mirror's upstream."""
+        from mirror_sync.upstream import HttpUpstream
+
+        url = parse_upstream_url(mirror.upstream)
+        return HttpUpstream(url, access=self.access(url.netloc), connections=self.connections, clock=self.clock, telemetry=self.telemetry)
+
+    def access(self, host: str) -> Access:
+        """Return how ``host`` (with its port when unusual) may be reached."""
+        from mirror_sync.upstream import Access
+
+        rule: UpstreamRule = self.settings.upstream_rule(host)
+        return Access(
+            allow_http=rule.allow_http,
+            allow_private=rule.allow_private,
+            token=rule.token.read if rule.token else None,
+            username=rule.username,
+            proxy=rule.proxy,
+            ca_file=rule.ca_file,
+            concurrency=rule.concurrency,
+            stall_timeout=self.settings.git.stall_timeout,
+        )
+
+    def policy(self, mirror: Mirror) -> Policy:
+        """Return what the operator decided for one mirror."""
+        settings = self.settings
+        declared = settings.declaration(mirror.upstream)
+        forced = (declared.forced if declared else None) or settings.git.forced
+        missing = (declared.known_missing if declared else None) or settings.lfs.known_missing
+        return Policy(
+            patterns=settings.git.refs,
+            hold_forced=forced == "hold",
+            keep_forced=settings.git.keep_forced,
+            relaxed=(*settings.git.relaxed, *(declared.relaxed if declared else ())),
+            max_pack_bytes=settings.git.max_pack_bytes or UNBOUNDED,
+            lfs=settings.lfs.enabled,
+            publish_known_missing=missing == "publish",
+            max_object_bytes=settings.lfs.max_object_bytes,
+            lfs_connections=settings.workers.lfs,
+            jitter=settings.schedule.jitter,
+            backoff_max=settings.schedule.backoff_max,
+        )
+
+    def repository(self, lease: Lease) -> GitRepository:
+        """Return the repository of a leased mirror."""
+        return self.repositories.open(lease.mirror.name)
+
+    # ------------------------------------------------------------ reading
+
+    def mirror_status(self, name: MirrorName) -> status.Document:
+        """Return one mirror's public document; raises :class:`mirror_sync.errors.NotFound`."""
+        return status.mirror_document(self.state.mirror(name), self.clock.now())
+
+    def list_status(self, which: MirrorFilter, *, cursor: str = "", limit: int = 100) -> status.Document:
+        """Return one page of mirrors: ``items`` and ``next_cursor`` (``None`` on the last)."""
+        page = self.state.mirrors(which, cursor=cursor, limit=limit)
+        now = self.clock.now()
+        return {
+            "items": [status.mirror_document(mirror, now) for mirror in page.items],
+            "next_cursor": page.next_cursor or None,
+        }
+
+    def overview(self) -> status.Overview:
+        """Return the figures of the first page."""
+        return status.overview(self.state, self.clock)
+
+    def why(self, name: MirrorName) -> status.Why:
+        """Explain one mirror."""
+        return status.why(self.state, self.clock, name)
+
+    # ------------------------------------------------------------ changing
+
+    def enrol(self, url: str, *, interval: float | None = None, objective: float | None = None) -> tuple[Mirror, bool]:
+        """Begin to keep a mirror; ``False`` when it was kept already."""
+        upstream = parse_upstream_url(url)
+        schedule = self.settings.schedule
+        every = interval if interval is not None else schedule.interval
+        mirror, made = enrolment.enrol(
+            self.state,
+            url,
+            allow_http=self.settings.upstream_rule(upstream.netloc).allow_http,
+            interval=every,
+            objective=objective if objective is not None else max(schedule.objective, 2 * every),
+        )
+        self.waker.poke()
+        return mirror, made
+
+    def declare_mirrors(self) -> None:
+        """Enrol every mirror that the configuration names, and give it its schedule."""
+        for declared in self.settings.mirrors:
+            mirror, made = self.enrol(declared.url, interval=declared.interval, objective=declared.objective)
+            every = declared.interval if declared.interval is not None else mirror.interval_seconds
+            wanted = declared.objective if declared.objective is not None else max(mirror.objective_seconds, 2 * every)
+            if not made and (every, wanted) != (mirror.interval_seconds, mirror.objective_seconds):
+                self.state.set_schedule(mirror.id, interval_seconds=every, objective_seconds=wanted)
+
+    def request_sync(self, name: MirrorName) -> float:
+        """Make a mirror due now; return the moment (Unix seconds)."""
+        return trigger.request_sync(self.state, self.waker, name)
+
+    def pause(self, name: MirrorName, *, reason: str) -> None:
+        """Stop syncing; serving goes on."""
+        self.state.set_paused(self.state.mirror(name).id, reason=reason)
+
+    def resume(self, name: MirrorName) -> None:
+        """Sync again, at once."""
+        self.state.set_paused(self.state.mirror(name).id, reason=None)
+        self.waker.poke()
+
+    def remove(self, name: MirrorName, *, keep_seconds: float | None = None) -> Mirror:
+        """Stop keeping a mirror; its data goes after the delay."""
+        delay = self.settings.removal_delay if keep_seconds is None else keep_seconds
+        return enrolment.remove(self.state, self.clock, name, keep_seconds=delay)
+
+    def release_guard(self, name: MirrorName) -> bool:
+        """Let held deletions through; ``False`` when none is held."""
+        mirror = self.state.mirror(name)
+        released = self.state.release_guard(mirror.id)
+        if released:
+            trigger.request_sync(self.state, self.waker, name)
+        return released
+
+    def accept_delivery(self, delivery: Delivery) -> bool:
+        """Store a verified delivery durably and wake the worker; ``False`` when it was stored before."""
+        return trigger.accept_delivery(self.state, self.waker, delivery)
+
+    # ------------------------------------------------------------ worker
+
+    def claim(self, worker: str) -> Lease | None:
+        """Take the most urgent due mirror, if any."""
+        return self.state.claim(worker, lease_seconds=self.settings.workers.lease_seconds)
+
+    def sync(self, lease: Lease, *, stop: threading.Event) -> RunReport:
+        """Run one whole sync and record how it ended."""
+        upstream = self.upstream(lease.mirror)
+        world = World(
+            state=self.state,
+            repository=self.repository(lease),
+            upstream=upstream,
+            objects=self.objects,
+            clock=self.clock,
+            parallel=self.parallel,
+            telemetry=self.telemetry,
+        )
+        try:
+            return sync(lease, world, self.policy(lease.mirror), stop=stop)
+        finally:
+            upstream.close()
+
+    def record_crash(self, lease: Lease, error: Exception) -> None:
+        """Record a run that ended by a fault of our own, so that it is seen and tried again."""
+        record_crash(lease, error, state=self.state, clock=self.clock, telemetry=self.telemetry)
+
+    def transfer_limits(self) -> TransferLimits:
+        """Return how LFS objects may be fetched."""
+        return TransferLimits(connections=self.settings.workers.lfs, max_object_bytes=self.settings.lfs.max_object_bytes)
+
+    def fetch_history(self, worker: str, *, stop: threading.Event) -> int:
+        """Fetch some LFS objects that no tip needs; return how many were tried."""
+        if not self.settings.lfs.enabled:
+            return 0
+        return history.fetch_history(
+            worker,
+            state=self.state,
+            open_upstream=self.upstream,
+            objects=self.objects,
+            parallel=self.parallel,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            limits=self.transfer_limits(),
+            stop=stop,
+        )
+
+    def maintain_one(self, worker: str, *, stop: threading.Event) -> bool:
+        """Maintain one mirror that needs it; ``False`` when none does."""
+        return maintain.maintain_one(
+            worker,
+            state=self.state,
+            open_repository=self.repository,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            stop=stop,
+        )
+
+    def remove_one(self, worker: str) -> bool:
+        """Delete one mirror whose time of removal has come; ``False`` when there is none."""
+        return sweep.remove_one(worker, state=self.state, open_repository=self.repository, telemetry=self.telemetry)
+
+    def sweep(self, worker: str, *, stop: threading.Event) -> None:
+        """Drop expired kept tips, unreferenced LFS objects, stale incompletes and old records."""
+        maintain.expire_kept(
+            worker,
+            state=self.state,
+            open_repository=self.repository,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            stop=stop,
+        )
+        sweep.sweep_objects(
+            state=self.state,
+            objects=self.objects,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            grace=self.settings.storage.orphan_grace,
+            stop=stop,
+        )
+        now = self.clock.now()
+        self.state.prune(
+            deliveries_before=now - self.settings.webhooks.keep_deliveries, runs_before=now - self.settings.keep_runs
+        )
+
+    def recover_all(self) -> None:
+        """Make the storage directories ours, or refuse those of another host or database."""
+        for directory in (self.settings.storage.git_dir, self.settings.storage.lfs_dir):
+            claim_storage(directory, {"database": self.state.identity(), "host": host_identity()})
+
+
+def build(settings: Settings, *, role: str) -> App:
+    """Return the App of one process; ``role`` is ``web``, ``worker`` or ``cli``."""
+    return App(settings, role=role)
+
+
+def host_identity() -> str:
+    """Return what tells this host from others: systemd's machine id, else the host name."""
+    try:
+        return Path("/etc/machine-id").read_text(encoding="ascii").strip() or socket.gethostname()
+    except OSError:
+        return socket.gethostname()
+
+
+def claim_storage(directory: Path, identity: Mapping[str, str]) -> None:
+    """Mark a storage directory as this host's and this database's; durable when it returns.
+
+    Raises :class:`StorageForeign` when it is another's.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    mark = directory / STORAGE_MARK
+    if mark.exists():
+        found = json.loads(mark.read_text(encoding="utf-8"))
+        for key, value in identity.items():
+            if found.get(key) != value:
+                raise StorageForeign(
+                    f"{directory} belongs to another {key}",
+                    why=f"its {STORAGE_MARK} names {found.get(key)!r}, this is {value!r}",
+                    remedy=f"give this daemon a directory of its own; if the other is gone for good, delete {mark}",
+                )
+        return
+    draft = mark.with_suffix(f".{os.getpid()}")
+    with draft.open("w", encoding="utf-8") as file:
+        json.dump(dict(identity), file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(mark)
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _free_bytes(directory: Path) -> int:
+    figures = os.statvfs(directory)
+    return figures.f_bavail * figures.f_frsize
