@@ -299,6 +299,10 @@ class LfsJob:
     path: str = ""
 
 
+LAG_BOUNDS = (60, 300, 900, 1800, 3600, 7200, 21600, 43200, 86400, 604800)
+"""Seconds by which totals sort mirrors by sync lag."""
+
+
 def lag_seconds(mirror: Mirror, now: float) -> float:
     """Return the sync lag in seconds: content older than this is served. It never understates.
 
@@ -309,8 +313,11 @@ def lag_seconds(mirror: Mirror, now: float) -> float:
 
 
 def health(mirror: Mirror, now: float) -> Health:
-    """Return the one word for what this mirror is worth to its clients now."""
-    if mirror.paused_at is not None:
+    """Return the one word for what this mirror is worth to its clients now.
+
+    A mirror being removed is not synced any more, as if it were paused.
+    """
+    if mirror.paused_at is not None or mirror.removing_at is not None:
         return Health.PAUSED
     if mirror.availability is Availability.GONE:
         return Health.GONE
@@ -331,7 +338,7 @@ def activity(mirror: Mirror, now: float) -> Activity:
     """Return what is being done with this mirror now."""
     if mirror.leased_by and mirror.lease_until > now:
         return Activity.SYNCING
-    if mirror.paused_at is None and mirror.due_at <= now:
+    if mirror.paused_at is None and mirror.removing_at is None and mirror.due_at <= now:
         return Activity.QUEUED
     if mirror.failures:
         return Activity.BACKING_OFF
