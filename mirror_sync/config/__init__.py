@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from mirror_sync.config.secrets import SecretFile
+from mirror_sync.config.defaults import TrustedHost, default_config_text, host_rules_text
+from mirror_sync.config.environment import data_home, environment, scrub
+from mirror_sync.config.load import CONFIG_NAME, find, load, load_text
+from mirror_sync.config.reload import Changes, diff
+from mirror_sync.config.secrets import SecretFile, secret_fault, write_secret
+from mirror_sync.config.telling import toml_text
+from mirror_sync.config.units import Unfit, duration_text, parse_duration, parse_size, size_text
 from mirror_sync.config.values import (
     DatabaseSettings,
     GitSettings,
@@ -21,7 +27,9 @@ from mirror_sync.config.values import (
 )
 
 __all__ = [
-    "DatabaseSettings", "GitSettings", "LfsSettings", "LogSettings", "MirrorDeclaration", "ScheduleSettings",
-    "SecretFile", "ServeSettings", "ServerSettings", "Settings", "StorageSettings", "UiSettings", "UpstreamRule",
-    "WebhookSettings", "WorkerSettings",
+    "CONFIG_NAME", "Changes", "DatabaseSettings", "GitSettings", "LfsSettings", "LogSettings", "MirrorDeclaration",
+    "ScheduleSettings", "SecretFile", "ServeSettings", "ServerSettings", "Settings", "StorageSettings", "TrustedHost",
+    "UiSettings", "Unfit", "UpstreamRule", "WebhookSettings", "WorkerSettings", "data_home", "default_config_text",
+    "diff", "duration_text", "environment", "find", "host_rules_text", "load", "load_text", "parse_duration",
+    "parse_size", "scrub", "secret_fault", "size_text", "toml_text", "write_secret",
 ]  # fmt: skip

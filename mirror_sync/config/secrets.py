@@ -25,6 +25,8 @@ class SecretFile:
     path: Path | None
     credential: str = field(default="")
     """The name behind ``credential:``, or empty for a plain path."""
+    label: str = "current"
+    """Which of several secrets this is, for metrics."""
 
     def __repr__(self) -> str:
         return "SecretFile(***)"

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mirror_sync.config.environment import environment_proxy
 from mirror_sync.config.secrets import SecretFile
+from mirror_sync.domain.names import MirrorName
 
 Forced = Literal["follow-and-keep", "hold"]
 KnownMissing = Literal["hold", "publish"]
@@ -131,6 +133,7 @@ class UpstreamRule:
 class MirrorDeclaration:
     """A mirror that the configuration wants; ``None`` leaves the general setting in force."""
 
+    name: MirrorName
     url: str
     interval: float | None = None
     objective: float | None = None
@@ -150,9 +153,11 @@ class WebhookSettings:
     def secrets(self) -> tuple[tuple[str, bytes], ...]:
         """Return ``(label, secret)`` of each secret accepted now, read afresh; empty when none is configured.
 
+        Labels are ``current`` and ``previous``.
+
         Raises :class:`ConfigError` when one cannot be read.
         """
-        return tuple((secret.where().rpartition("/")[2], secret.read().encode()) for secret in self.secret_files)
+        return tuple((secret.label, secret.read().encode()) for secret in self.secret_files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +207,8 @@ class Settings:
     ui: UiSettings = field(default_factory=UiSettings)
     removal_delay: float = 30 * 86400.0
     keep_runs: float = 90 * 86400.0
-    default_rule: UpstreamRule = field(default_factory=lambda: UpstreamRule(host=""))
+    proxies: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """The environment's proxy variables; they may hold a password."""
     written: Mapping[str, object] = field(default_factory=dict, repr=False)
     """Every key with its value as one would write it in TOML."""
     origins: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -213,9 +219,8 @@ class Settings:
         rule = self.upstreams.get(host.lower())
         if rule is not None:
             return rule
-        base = self.default_rule
-        return UpstreamRule(host=host.lower(), proxy=base.proxy, concurrency=base.concurrency)
+        return UpstreamRule(host=host.lower(), proxy=environment_proxy(host, self.proxies))
 
-    def declaration(self, url: str) -> MirrorDeclaration | None:
-        """Return the ``[[mirror]]`` entry for this upstream URL, if there is one."""
-        return next((mirror for mirror in self.mirrors if mirror.url == url), None)
+    def declaration(self, name: MirrorName) -> MirrorDeclaration | None:
+        """Return the ``[[mirror]]`` entry of this mirror, if there is one."""
+        return next((mirror for mirror in self.mirrors if mirror.name == name), None)

@@ -1,0 +1,435 @@
+"""Every configuration key: its kind, its default as one would write it, and what it is for.
+
+This is the only module that knows pydantic.  The models parse; nothing else reads them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic_settings import NoDecode
+
+from mirror_sync.config.units import Unfit, parse_duration, parse_size
+from mirror_sync.domain.names import parse_upstream_url, refname_fault
+from mirror_sync.errors import MirrorSyncError
+
+_FSCK_ID = re.compile(r"[A-Za-z][A-Za-z0-9]+\Z")
+_HOST_KEY = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?)(?::[0-9]{1,5})?\Z")
+MAX_THREADS = 1024
+
+
+def _duration(unit: str, *, zero: bool = False, optional: bool = False) -> Callable[[object], float | None]:
+    """A reader of durations that suggests ``unit`` for a bare number."""
+
+    def read(value: object) -> float | None:
+        if value is None and optional:
+            return None
+        seconds = parse_duration(value, unit=unit)
+        if seconds <= 0 and not zero:
+            raise Unfit("must be longer than nothing")
+        return seconds
+
+    return read
+
+
+def _size(value: object) -> int:
+    size = parse_size(value)
+    if size == 0:
+        raise Unfit("must be larger than nothing")
+    return size
+
+
+def _limit(value: object) -> int | None:
+    if value in (None, "none"):
+        return None
+    size = parse_size(value, unit="GiB")
+    if size == 0:
+        raise Unfit('must be larger than nothing; "none" means no limit')
+    return size
+
+
+def _reserve(value: object) -> int | None:
+    if value in (None, "auto"):
+        return None
+    return 0 if value == "none" else parse_size(value, unit="GiB")
+
+
+def _whole(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value.strip()):
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise Unfit("must be a whole number, without quotation marks")
+    return value
+
+
+def _share(value: object) -> float:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]*\.?[0-9]+", value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 0.5:
+        raise Unfit("must be a number from 0 to 0.5")
+    return float(value)
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    if not isinstance(value, bool):
+        raise Unfit("must be true or false, without quotation marks")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise Unfit('must be text in quotation marks ("...")')
+    if any(ord(char) < 0x20 or ord(char) == 0x7F for char in value):
+        raise Unfit("has a control character")
+    return value.strip()
+
+
+def _path(value: object) -> str:
+    text = _text(value)
+    if not text:
+        raise Unfit("must name a path")
+    return text
+
+
+def _words(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        value = [word for word in re.split(r"[,\s]+", value) if word]
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+        raise Unfit('must be a list of texts, such as ["a", "b"]')
+    return tuple(value)
+
+
+def _patterns(value: object) -> tuple[str, ...]:
+    words = _words(value)
+    if not words:
+        raise Unfit("must name at least one ref pattern")
+    for word in words:
+        stem = word.removesuffix("*")
+        probe = stem + "x" if stem.endswith("/") or stem != word else stem
+        if "*" in stem or refname_fault(probe):
+            raise Unfit(f'{word!r} is no ref pattern; write a full name or a prefix and "*", such as "refs/heads/*"')
+    return words
+
+
+def _fsck_ids(value: object) -> tuple[str, ...]:
+    words = _words(value)
+    for word in words:
+        if not _FSCK_ID.match(word):
+            raise Unfit(f"{word!r} is no fsck message id; they look like missingSpaceBeforeDate")
+    return words
+
+
+def _listen(value: object) -> tuple[str, int]:
+    text = _text(value)
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535 or (":" in host and not bracketed):
+        raise Unfit('must be "address:port", such as "127.0.0.1:8080" or "[::]:8080"')
+    return (host[1:-1] if bracketed else host or "0.0.0.0", int(port))  # noqa: S104 - the operator left the address out
+
+
+def _public_url(value: object) -> str:
+    text = _text(value)
+    if text and not re.fullmatch(
+        r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?(?:/[^\s?#@]*)?", text
+    ):
+        raise Unfit('must be an http or https URL without query, such as "https://mirror.example.edu"')
+    return text.rstrip("/")
+
+
+def _database(value: object) -> str:
+    text = _path(value)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return text
+    if scheme == "sqlite":
+        raise Unfit('for SQLite write the path of the file alone, such as "/var/lib/mirror-sync/state.db"')
+    if scheme not in ("postgresql", "postgresql+psycopg"):
+        raise Unfit('must be a path (SQLite) or "postgresql://user@host/database"')
+    user = rest.split("/")[0].rpartition("@")[0]
+    if ":" in user or re.search(r"[?&](?:password|sslpassword|passfile)=", rest):
+        raise Unfit("a password never stands in the URL; put it in a file and name it: password_file")
+    return text
+
+
+def _proxy(value: object) -> str:
+    text = _text(value)
+    if text in ("", "none"):
+        return text
+    if not re.fullmatch(r"(?:https?|socks5h?)://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(?::[0-9]{1,5})?/?", text):
+        raise Unfit('must be "http://host:port" or "socks5h://host:port" without user name, or "none"')
+    return text.rstrip("/")
+
+
+def _mirror_url(value: object) -> str:
+    try:
+        return str(parse_upstream_url(_text(value)))
+    except MirrorSyncError as error:
+        raise Unfit(f"{error.message}{'; ' + error.remedy if error.remedy else ''}") from error
+
+
+def _host_key(value: object) -> str:
+    text = _text(value).lower()
+    if not _HOST_KEY.match(text):
+        raise Unfit('an upstream is named by its host alone, such as [upstream."github.com"], with its port if unusual')
+    return text
+
+
+Seconds = Annotated[float, BeforeValidator(_duration("s"))]
+Minutes = Annotated[float, BeforeValidator(_duration("m"))]
+Hours = Annotated[float, BeforeValidator(_duration("h"))]
+Days = Annotated[float, BeforeValidator(_duration("d", zero=True))]
+MinutesOrNone = Annotated[float | None, BeforeValidator(_duration("m", optional=True))]
+HoursOrNone = Annotated[float | None, BeforeValidator(_duration("h", optional=True))]
+Size = Annotated[int, BeforeValidator(_size)]
+Limit = Annotated[int | None, BeforeValidator(_limit)]
+Reserve = Annotated[int | None, BeforeValidator(_reserve)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Share = Annotated[float, BeforeValidator(_share)]
+Flag = Annotated[bool, BeforeValidator(_flag)]
+Text = Annotated[str, BeforeValidator(_text)]
+PathText = Annotated[str, BeforeValidator(_path)]
+
+Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_patterns)]
+FsckIds = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_fsck_ids)]
+Listen = Annotated[tuple[str, int], NoDecode, BeforeValidator(_listen)]
+PublicUrl = Annotated[str, BeforeValidator(_public_url)]
+DatabaseUrl = Annotated[str, BeforeValidator(_database)]
+Proxy = Annotated[str, BeforeValidator(_proxy)]
+MirrorUrl = Annotated[str, BeforeValidator(_mirror_url)]
+HostKey = Annotated[str, BeforeValidator(_host_key)]
+
+
+def _key(
+    default: object,
+    purpose: str,
+    *,
+    restart: bool = False,
+    secret: bool = False,
+    least: int | None = None,
+    most: int | None = None,
+) -> Any:
+    """One key: its default as one would write it, what it is for, whether a reload can apply it."""
+    extra: dict[str, JsonValue] = {"restart": restart, "secret": secret}
+    return Field(default, validate_default=True, description=purpose, json_schema_extra=extra, ge=least, le=most)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, protected_namespaces=())
+
+
+class Server(_Section):
+    """Where the web listens."""
+
+    listen: Listen = _key("127.0.0.1:8080", "Address and port of the web.", restart=True)
+    public_url: PublicUrl = _key("", "URL by which clients reach this mirror; empty: the address they used.")
+    trusted_proxies: Whole = _key(
+        0,
+        "How many proxies in front of the web are believed about the client's address.",
+        restart=True,
+        least=0,
+        most=8,
+    )
+
+
+class Database(_Section):
+    """Where the state is kept."""
+
+    url: DatabaseUrl = _key(
+        "/var/lib/mirror-sync/state.db",
+        'A path means SQLite; or "postgresql://user@host/database".',
+        restart=True,
+    )
+    password_file: Text = _key("", 'File with the Postgres password, or "credential:NAME".', restart=True, secret=True)
+
+
+class Storage(_Section):
+    """Where the bytes are kept."""
+
+    git_dir: PathText = _key("/var/lib/mirror-sync/git", "Directory of the Git repositories.", restart=True)
+    lfs_dir: PathText = _key("/var/lib/mirror-sync/lfs", "Directory of the LFS objects.", restart=True)
+    run_dir: PathText = _key(
+        "/run/mirror-sync", "Directory of the socket by which processes wake each other.", restart=True
+    )
+    reserve: Reserve = _key(
+        "auto", 'Free space that is left alone; "auto": the smaller of 100 GiB and 5 %.', restart=True
+    )
+    orphan_grace: Days = _key("30d", "How long an LFS object that nothing refers to is kept.")
+    removal_delay: Days = _key("30d", "How long the data of a removed mirror is kept.")
+
+
+class Workers(_Section):
+    """How much is done at once."""
+
+    git: Whole = _key(8, "Mirrors synced at the same time.", restart=True, least=1, most=256)
+    lfs: Whole = _key(16, "LFS objects transferred at the same time.", restart=True, least=1, most=256)
+    drain_timeout: Seconds = _key("60s", "How long a stopping worker lets runs come to a good end.", restart=True)
+    lease: Seconds = _key("60s", "How long a mirror stays with a worker that no longer answers.", restart=True)
+
+
+class Git(_Section):
+    """What is fetched and how it is judged."""
+
+    stall_timeout: Minutes = _key("5m", "An upstream that sends nothing for this long is given up for this run.")
+    refs: Patterns = _key(
+        ["refs/heads/*", "refs/tags/*", "refs/notes/*"], "Refs to mirror: full names, or prefixes ending in *."
+    )
+    forced: Literal["follow-and-keep", "hold"] = _key(
+        "follow-and-keep", "What a forced update does: follow and keep the old tip, or hold."
+    )
+    keep_forced: Days = _key("90d", "How long the old tips of forced and deleted refs are kept.")
+    relaxed: FsckIds = _key([], "Further fsck message ids that are let pass in every mirror.")
+    max_pack: Limit = _key("none", "Largest pack that is taken from upstream in one fetch.")
+
+
+class Lfs(_Section):
+    """Whether LFS objects are mirrored."""
+
+    enabled: Flag = _key(True, "Mirror LFS objects.")
+    known_missing: Literal["hold", "publish"] = _key(
+        "hold", "What a ref does that needs an LFS object upstream itself lacks."
+    )
+    max_object: Limit = _key("none", "Largest LFS object that is taken.")
+
+
+class Schedule(_Section):
+    """How often upstream is asked."""
+
+    interval: Minutes = _key("30m", "Time between two polls of a mirror.")
+    objective: Hours = _key("2h", "The sync lag that a mirror promises to stay within; at least twice the interval.")
+    jitter: Share = _key(0.1, "Share of the interval by which polls are spread.")
+    backoff_max: Hours = _key("6h", "Longest wait after failures.")
+
+
+class Upstream(_Section):
+    """How one upstream host is reached."""
+
+    allow_http: Flag = _key(False, "Plain http is allowed.")
+    allow_private: Flag = _key(False, "Loopback and private addresses are allowed.")
+    token_file: Text = _key("", 'File with the access token, or "credential:NAME".', secret=True)
+    username: Text = _key("x-access-token", "User name sent with the token.")
+    proxy: Proxy = _key("", 'Proxy to use; empty: HTTPS_PROXY and NO_PROXY; "none": none.')
+    ca_file: Text = _key("", "Certificates to trust instead of the system's.")
+    concurrency: Whole = _key(8, "Connections to this host at the same time.", least=1, most=256)
+
+
+class Mirror(_Section):
+    """A mirror that the configuration wants."""
+
+    url: MirrorUrl = Field(description="Upstream URL of a repository to mirror.", json_schema_extra={"restart": False})
+    interval: MinutesOrNone = _key(None, "Instead of schedule.interval.")
+    objective: HoursOrNone = _key(None, "Instead of schedule.objective.")
+    known_missing: Literal["hold", "publish"] | None = _key(None, "Instead of lfs.known_missing.")
+    relaxed: FsckIds = _key([], "Further fsck message ids that are let pass in this mirror.")
+    forced: Literal["follow-and-keep", "hold"] | None = _key(None, "Instead of git.forced.")
+
+
+class Webhooks(_Section):
+    """Who may tell of changes."""
+
+    secret_file: Text = _key(
+        "", 'File with the webhook secret, or "credential:NAME"; empty: deliveries are refused.', secret=True
+    )
+    previous_secret_file: Text = _key(
+        "", "File with the secret before, accepted as well while a rotation lasts.", secret=True
+    )
+    max_body: Size = _key("25MiB", "Largest delivery that is read.", restart=True)
+    keep_deliveries: Days = _key("90d", "How long delivery ids are remembered.")
+
+
+class Serve(_Section):
+    """How many clients are served at once."""
+
+    max_streams: Whole = _key(64, "Answers with Git or LFS bytes at the same time.", restart=True, least=1, most=4096)
+    max_packs: Whole = _key(4, "Packs computed at the same time.", restart=True, least=1, most=256)
+    threads: Whole = _key(64, "Threads of the web.", restart=True, least=2, most=MAX_THREADS)
+
+
+class Log(_Section):
+    """How the log looks."""
+
+    format: Literal["auto", "json", "text"] = _key(
+        "auto", 'Form of the log; "auto": text on a terminal, else json.', restart=True
+    )
+    level: Literal["debug", "info", "warning", "error"] = _key(
+        "info", "Least important event that is logged.", restart=True
+    )
+    keep_runs: Days = _key("90d", "How long the records of finished runs are kept.")
+
+
+class Ui(_Section):
+    """What the status page says of itself."""
+
+    language: Literal["auto", "en", "zh"] = _key("auto", 'Language of the pages; "auto": what the browser asks for.')
+    title: Text = _key("mirror-sync", "Title of the pages.")
+    contact: Text = _key("", "Whom visitors can ask: a mail address or a URL.")
+
+
+SECTIONS: dict[str, type[_Section]] = {
+    "server": Server,
+    "database": Database,
+    "storage": Storage,
+    "workers": Workers,
+    "git": Git,
+    "lfs": Lfs,
+    "schedule": Schedule,
+    "upstream": Upstream,
+    "mirror": Mirror,
+    "webhooks": Webhooks,
+    "serve": Serve,
+    "log": Log,
+    "ui": Ui,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One documented key.  ``default`` is what one would write; ``None`` when leaving it out has no written form."""
+
+    section: str
+    name: str
+    default: object
+    purpose: str
+    restart: bool
+    secret: bool
+
+    @property
+    def path(self) -> str:
+        """The key as people write it: ``schedule.interval``, ``upstream."HOST".proxy``, ``mirror[].url``."""
+        middle = {"upstream": '."HOST"', "mirror": "[]"}.get(self.section, "")
+        return f"{self.section}{middle}.{self.name}"
+
+
+def listing() -> Iterator[Key]:
+    """Yield every key there is, in the order of the documents."""
+    for section, model in SECTIONS.items():
+        for name, info in model.model_fields.items():
+            extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+            yield Key(
+                section,
+                name,
+                None if info.is_required() else info.default,
+                info.description or "",
+                restart=bool(extra.get("restart")),
+                secret=bool(extra.get("secret")),
+            )
+
+
+def choices(section: str, name: str) -> tuple[str, ...]:
+    """Return the words a key allows, empty when it is no choice."""
+    info = SECTIONS[section].model_fields.get(name)
+    return tuple(_literals(info.annotation)) if info else ()
+
+
+def _literals(annotation: object) -> Iterator[str]:
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    else:
+        for part in get_args(annotation):
+            yield from _literals(part)
