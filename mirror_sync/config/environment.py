@@ -25,7 +25,7 @@ _KEPT_NAMES = frozenset(
 _KEPT_PREFIXES = ("LC_", "XDG_", PREFIX)
 
 
-def environment() -> Mapping[str, str]:
+def process_environment() -> Mapping[str, str]:
     """Return the environment this process was started with, for reading."""
     return os.environ  # noqa: TID251 - the one place where configuration meets the environment
 

@@ -22,7 +22,7 @@ def find(
     ``None`` when none was named and none exists but ``MIRROR_SYNC__*`` configures everything.
     Raises :class:`ConfigError` when the named one is missing, or there is nothing at all.
     """
-    environ = env.environment() if environ is None else environ
+    environ = env.process_environment() if environ is None else environ
     named = path or (directory / CONFIG_NAME if directory else None)
     if named is not None:
         if not named.is_file():
@@ -57,7 +57,7 @@ def load(
 
     Raises :class:`ConfigError` with every problem in ``problems``.
     """
-    environ = env.environment() if environ is None else environ
+    environ = env.process_environment() if environ is None else environ
     found = find(path, directory=directory, environ=environ)
     try:
         files = read_files(found) if found else []
