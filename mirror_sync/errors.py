@@ -24,6 +24,7 @@
     ├── SchemaOutdated            operator   refuse to start
     ├── StateUnavailable          the clock  the database does not answer
     ├── StorageForeign            operator   storage belongs to another host or database
+    ├── StorageFailed             operator   the disk or file system answers with an error
     └── StorageFull               operator   pause transfers, keep serving
 
 Each class has a stable ``code`` that ``docs/runbook.md`` explains; an instance may
@@ -236,6 +237,12 @@ class StorageForeign(MirrorSyncError):
     """The storage directory belongs to another host or database."""
 
     code = "MS-S403"
+
+
+class StorageFailed(MirrorSyncError):
+    """The file system answered with an error."""
+
+    code = "MS-S500"
 
 
 class StorageFull(MirrorSyncError):

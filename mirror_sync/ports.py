@@ -370,7 +370,13 @@ class Incomplete(Protocol):
     pointer: Pointer
 
     def missing(self) -> list[tuple[int, int]]:
-        """Return the half-open ranges not durable yet, ascending."""
+        """Make what was written durable; return the half-open ranges that are not here, ascending.
+
+        Empty when the verified object is here already.
+        """
+
+    def reserve(self) -> None:
+        """Set disk space aside for what is missing; raises :class:`StorageFull` when it does not fit above the reserve."""
 
     def write(self, offset: int, data: bytes) -> None:
         """Write ``data`` at ``offset``; never past the object's size.  Durable from time to time and at close."""
@@ -381,7 +387,8 @@ class Incomplete(Protocol):
     def promote(self) -> None:
         """Verify size and SHA-256, make the object durable under its final path, read-only.
 
-        Raises :class:`ObjectCorrupt` and forgets every part when the bytes are wrong.
+        Raises :class:`ObjectCorrupt` and forgets every part when the bytes are wrong;
+        :class:`UsageError`, keeping them, while any is missing.
         """
 
 
@@ -408,6 +415,9 @@ class ObjectStore(Protocol):
 
     def iterate(self) -> Iterator[tuple[Pointer, float]]:
         """Yield every verified object with the time it was last promoted or touched."""
+
+    def verify(self, oid: LfsOid) -> bool:
+        """Read a whole object at rest and tell whether it still is what its oid says; raises :class:`NotFound`."""
 
     def evict(self, oid: LfsOid, *, quarantine: bool) -> None:
         """Take an object out of the store; keep it aside for inspection when ``quarantine``."""
