@@ -51,7 +51,7 @@ def assert_same_files(clone: Path, repo: UpstreamRepo, tip: str) -> None:
         blob = subprocess.run(["git", "--git-dir", str(repo.path), "cat-file", "blob", f"{tip}:{path}"], capture_output=True, check=True).stdout
         if blob.startswith(b"version https://git-lfs"):
             oid = blob.split(b"oid sha256:")[1][:64].decode()
-            blob = repo.lfs.path(oid).read_bytes()
+            blob = (repo.lfs.directory / oid).read_bytes()
         assert (clone / path).read_bytes() == blob, path
 
 
@@ -119,7 +119,7 @@ def test_a_ref_whose_lfs_object_is_missing_is_held_and_the_others_move(upstream:
     daemon.published(name)
     before = daemon.refs(name)
     repo.commit({"x": "1"}, branch="dev", lfs={"gone.bin": b"g" * 5000})
-    gone = next(oid for oid in repo.lfs.oids() if repo.lfs.path(oid).read_bytes() == b"g" * 5000)
+    gone = next(oid for oid in repo.lfs.oids() if (repo.lfs.directory / oid).read_bytes() == b"g" * 5000)
     repo.lfs.remove(gone)
     main = repo.commit({"y": "2"})
     assert daemon.sync(name) == 3
