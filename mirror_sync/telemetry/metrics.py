@@ -95,6 +95,7 @@ class Metrics:
         self._delivered_at = _gauge(
             self._own, "webhook_last_timestamp_seconds", "When the last genuine delivery came.", ["provider"]
         )
+        self._reloads = _counter(self._own, "config_reloads", "Reloads of the configuration, by result.", ["result"])
         self._facts = _Facts(state, clock=clock, version=version, volumes=volumes or {}, cache_seconds=cache_seconds)
         self._whole = CollectorRegistry()
         self._whole.register(_Whole(self))
@@ -122,6 +123,10 @@ class Metrics:
         label = host if host in self._hosts else OTHER_HOST
         self._upstream.labels(label, operation, f"{status // 100}xx" if status else "none").inc()
         self._upstream_seconds.labels(label, operation).observe(max(0.0, seconds))
+
+    def config_reloaded(self, *, result: str) -> None:
+        """Count one reload of the configuration: ``applied``, ``unchanged`` or ``refused``."""
+        self._reloads.labels(result).inc()
 
     def served(self, *, protocol: str, code: int) -> None:
         """Count one answered client request."""
