@@ -168,7 +168,7 @@ class App:
     def policy(self, mirror: Mirror) -> Policy:
         """Return what the operator decided for one mirror."""
         settings = self.settings
-        declared = settings.declaration(mirror.upstream)
+        declared = settings.declaration(mirror.name)
         forced = (declared.forced if declared else None) or settings.git.forced
         missing = (declared.known_missing if declared else None) or settings.lfs.known_missing
         return Policy(
