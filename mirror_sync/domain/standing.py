@@ -23,6 +23,15 @@ MAX_HOLDS = 100
 URGENCY = {Trigger.OPERATOR: 0, Trigger.WEBHOOK: 1, Trigger.POLL: 2}
 """The smaller goes first."""
 
+MAINTENANCE_SPACING_SECONDS = 3600.0
+"""An attempt at maintenance that came to nothing is not repeated before this."""
+
+REMOVAL_SPACING_SECONDS = 60.0
+"""The same for removal."""
+
+ABANDONED_CODE = "MS-R500"
+ABANDONED_MESSAGE = "the worker ended before its run did"
+
 
 @dataclass(frozen=True, slots=True)
 class Due:
@@ -60,10 +69,13 @@ def sooner(present: Due | None, asked: Due, *, now: float) -> Due:
     return asked if asked.at < present.at else present
 
 
-def heard(present: Evidence | None, at: float, *, confirmed_at: float | None) -> Evidence | None:
-    """Return the evidence after a webhook received at ``at``; one older than what is confirmed proves nothing new."""
-    if confirmed_at is not None and at < confirmed_at:
-        return present
+def is_news(at: float, *, confirmed_at: float | None) -> bool:
+    """Tell whether a webhook received at ``at`` may tell of something that is not confirmed as served."""
+    return confirmed_at is None or at >= confirmed_at
+
+
+def heard(present: Evidence | None, at: float) -> Evidence:
+    """Return the evidence after a webhook received at ``at``."""
     if present is None:
         return Evidence(at, at)
     return Evidence(min(present.first, at), max(present.last, at))
@@ -158,6 +170,12 @@ def finished(
     if report.complete and report.observed_at is not None:
         after, evidence = confirmed(after, evidence, observed_at=report.observed_at, digest=report.digest)
     return replace(after, known_behind_since=earliest(after.known_behind_since, report.evidence_at)), evidence
+
+
+def abandoned(mirror: Mirror, *, started_at: float, now: float) -> Mirror:
+    """Return the mirror once it is known that the run begun at ``started_at`` died with its worker."""
+    run = LastRun(Outcome.ABANDONED, ABANDONED_CODE, ABANDONED_MESSAGE, started_at, now, mirror.trigger)
+    return replace(mirror, last_run=run)
 
 
 def _latest(one: float | None, other: float | None) -> float | None:
