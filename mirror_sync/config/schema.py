@@ -168,8 +168,12 @@ def _proxy(value: object) -> str:
 
 
 def _mirror_url(value: object) -> str:
+    text = _text(value)
+    if "@" in text.partition("://")[2].partition("/")[0]:
+        # Said here because the general refusal repeats the URL.
+        raise Unfit('a URL holds no user name or password; put the token in a file: [upstream."HOST"] token_file')
     try:
-        return str(parse_upstream_url(_text(value)))
+        return str(parse_upstream_url(text))
     except MirrorSyncError as error:
         raise Unfit(f"{error.message}{'; ' + error.remedy if error.remedy else ''}") from error
 

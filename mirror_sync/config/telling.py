@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 MAX_SHOWN = 60
+MAYBE_PASSWORD = re.compile(r"://[^/]*@|password", re.IGNORECASE)
+"""A value like this may hold a password and is not repeated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,14 @@ class Teller:
         """Return ``file:line key = value: text``; a value that may be secret is not repeated."""
         given = self.given(path, KEPT) if show else KEPT
         shown = ""
-        if given is not KEPT and not isinstance(given, (dict, list)) and not self._is_secret(path):
+        if given is not KEPT and not isinstance(given, (dict, list)) and not self._is_secret(path, given):
             shown = f" = {toml_text(given)}"
         return f"{self.at(path)} {dotted(path)}{shown}: {text}"
 
-    def _is_secret(self, path: KeyPath) -> bool:
-        return (str(path[0]), str(path[-1])) in self.secrets or bool(SECRET_WORDS.search(str(path[-1])))
+    def _is_secret(self, path: KeyPath, value: object) -> bool:
+        if (str(path[0]), str(path[-1])) in self.secrets or SECRET_WORDS.search(str(path[-1])):
+            return True
+        return isinstance(value, str) and MAYBE_PASSWORD.search(value) is not None
 
     def tell(self, error: ErrorDetails) -> str:
         """Translate one pydantic error."""
