@@ -1,0 +1,5 @@
+"""Where the bytes of LFS objects rest: one directory for all mirrors."""
+
+from mirror_sync.lfs_store.store import FileObjectStore
+
+__all__ = ["FileObjectStore"]

@@ -1,0 +1,227 @@
+"""An LFS object with some parts on disk and a journal of which."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+from mirror_sync.domain.parts import Part, add, clip, count, subtract
+from mirror_sync.domain.pointers import Pointer
+from mirror_sync.errors import ObjectCorrupt, UsageError
+from mirror_sync.lfs_store import journal
+from mirror_sync.lfs_store.beside import Lane
+from mirror_sync.lfs_store.durable import allocate, remove, sync_directory, told, write_all
+from mirror_sync.lfs_store.layout import Layout
+from mirror_sync.lfs_store.prefix_hash import PrefixHash
+from mirror_sync.lfs_store.space import Space
+from mirror_sync.ports import Clock
+
+SYNC_SECONDS = 5.0
+SMALL = 4 << 20
+"""Objects up to this many bytes need no threads beside the download and no disk set aside first."""
+
+CHECK_BYTES = 4 << 20
+READ_ONLY = 0o444
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """What every incomplete of one store shares."""
+
+    layout: Layout
+    space: Space
+    clock: Clock
+    sync_bytes: int
+    """Bytes after which what was written is made durable and the journal says so."""
+
+
+class FileIncomplete:
+    """Bytes of one object as they arrive; implements :class:`mirror_sync.ports.Incomplete`.
+
+    Holds the descriptor whose flock makes this the only one.  ``here`` says that the
+    verified object exists already, so that nothing is missing.
+    """
+
+    def __init__(self, pointer: Pointer, fd: int, *, shop: Shop, here: bool) -> None:
+        self.pointer = pointer
+        self._fd = fd
+        self._shop = shop
+        self._here = here
+        self._journal = shop.layout.journal(pointer.oid)
+        self._data = shop.layout.data(pointer.oid)
+        large = pointer.size > SMALL
+        self._hash = PrefixHash(fd, beside=large)
+        self._syncs = Lane("lfs-sync") if large else None
+        self._allocated = False
+        self._unchecked = 0
+        self._unsynced = 0
+        self._lost = False
+        self._synced_at = shop.clock.monotonic()
+        self._durable: list[Part] = [] if here else self._load()
+        self._written = self._durable
+
+    def _load(self) -> list[Part]:
+        told_of = journal.load(self._journal, self.pointer)
+        parts = clip(told_of, os.fstat(self._fd).st_size)
+        if parts != told_of or (not parts and self._journal.exists()):
+            # A journal that says more than the data holds belongs to data that is gone.
+            # It must not come true by itself when the file grows again.
+            self._forget_journal()
+            return []
+        return parts
+
+    def missing(self) -> list[Part]:
+        """Make what was written durable; return the half-open ranges that are not here, ascending."""
+        if self._here:
+            return []
+        self._settle()
+        return subtract((0, self.pointer.size), self._written)
+
+    def reserve(self) -> None:
+        """Set disk space aside for what is missing; raises :class:`StorageFull` when it does not fit above the reserve."""
+        if self._here or self._allocated:
+            return
+        with self._shop.space.deciding():
+            on_disk = os.fstat(self._fd).st_blocks * 512
+            lacking = min(self.pointer.size - count(self._written), max(0, self.pointer.size - on_disk))
+            self._shop.space.check(lacking)
+            if self.pointer.size > SMALL:
+                with told("set disk space aside for an LFS object"):
+                    self._allocated = allocate(self._fd, self.pointer.size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write ``data`` at ``offset``; never past the object's size.  Durable from time to time and at close."""
+        end = offset + len(data)
+        if offset < 0 or end > self.pointer.size or self._here:
+            raise UsageError(f"bytes {offset} to {end} are not part of what is missing of {self.pointer.oid}")
+        if not self._allocated:
+            self._check_space(len(data))
+        with told("write a part of an LFS object"):
+            write_all(self._fd, data, offset)
+            self._written = add(self._written, (offset, end))
+            self._hash.follow(offset, data, written=self._written)
+            self._unsynced += len(data)
+            if (
+                self._unsynced >= self._shop.sync_bytes
+                or self._shop.clock.monotonic() >= self._synced_at + SYNC_SECONDS
+            ):
+                self._sync_beside()
+
+    def _check_space(self, size: int) -> None:
+        self._unchecked += size
+        if self._unchecked >= min(CHECK_BYTES, self.pointer.size):
+            self._shop.space.check(self._unchecked)
+            self._unchecked = 0
+
+    def restart(self) -> None:
+        """Forget every part."""
+        if self._here:
+            return
+        with told("start an LFS object anew"):
+            self._rest()
+            self._forget_journal()
+            self._durable = self._written = []
+            self._unsynced = 0
+            self._hash.reset()
+
+    def _forget_journal(self) -> None:
+        if remove(self._journal):
+            sync_directory(self._journal.parent)
+
+    # -- durable bytes first, then the journal that tells of them
+
+    def _sync_beside(self) -> None:
+        if self._syncs is None:
+            self._settle()
+            return
+        self._unsynced = 0
+        self._synced_at = self._shop.clock.monotonic()
+        if self._syncs.idle():  # a slow disk gets fewer, larger syncs instead of a queue
+            parts = self._written
+            self._syncs.put(lambda: self._save(parts))
+
+    def _settle(self) -> None:
+        with told("make a part of an LFS object durable"):
+            self._rest()
+            if self._durable != self._written:
+                self._save(self._written)
+        self._unsynced = 0
+        self._synced_at = self._shop.clock.monotonic()
+
+    def _rest(self) -> None:
+        if self._syncs is not None:
+            self._syncs.rest()
+        if self._lost:
+            self._written = self._durable
+            self._hash.spoil()
+            self._lost = False
+
+    def _save(self, parts: list[Part]) -> None:
+        self._sync()
+        journal.save(self._journal, self.pointer, parts)
+        self._durable = parts
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._fd)
+        except OSError:
+            # The kernel forgets what it could not write and reports success the next
+            # time. Whatever was not durable before is gone, even where it can be read.
+            self._lost = True
+            raise
+
+    # -- the end, one way or the other
+
+    def promote(self) -> None:
+        """Verify size and SHA-256, make the object durable under its final path, read-only."""
+        if self._here:
+            return
+        self._rest()
+        if subtract((0, self.pointer.size), self._written):
+            raise UsageError(f"parts of {self.pointer.oid} are still missing")
+        with told("verify and keep an LFS object"):
+            self._verify()
+            now = self._shop.clock.now()
+            os.ftruncate(self._fd, self.pointer.size)
+            os.fchmod(self._fd, READ_ONLY)
+            os.utime(self._fd, (now, now))
+            self._sync()
+            final = self._shop.layout.object(self.pointer.oid)
+            self._shop.layout.make_shelf(self.pointer.oid)
+            self._data.replace(final)
+            self._here = True
+            sync_directory(final.parent)
+            remove(self._journal)
+            sync_directory(self._data.parent)
+
+    def _verify(self) -> None:
+        actual = self._hash.digest(self.pointer.size)
+        if actual != self.pointer.oid:
+            self.restart()
+            raise ObjectCorrupt(
+                "an LFS object's bytes are not what its name says",
+                expected=self.pointer.oid,
+                actual=actual,
+                remedy="nothing: it is fetched again; if it stays so, upstream's LFS server has damaged bytes",
+            )
+
+    def close(self) -> None:
+        """Make what arrived durable and let go; an incomplete without a byte leaves nothing behind."""
+        try:
+            self._hash.close()
+            if not self._here:
+                self._settle()
+            if self._here or not self._durable:
+                with told("tidy up after an LFS object"):
+                    self._tidy()
+        finally:
+            if self._syncs is not None:
+                self._syncs.drop()
+            os.close(self._fd)
+
+    def _tidy(self) -> None:
+        with contextlib.suppress(FileNotFoundError):  # promoted: the name is already gone
+            if os.path.samestat(self._data.stat(), os.fstat(self._fd)):
+                remove(self._journal)  # first: a journal must never outlive its data
+                remove(self._data)
