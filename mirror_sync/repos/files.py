@@ -52,7 +52,7 @@ def replace_file(path: Path, data: bytes) -> None:
     """Make ``data`` the durable content of ``path`` in one step: a reader sees the old file or the new one."""
     temporary = path.with_name(f"tmp_{path.name}")
     write_new(temporary, data)
-    os.replace(temporary, path)
+    temporary.replace(path)
     sync_directory(path.parent)
 
 
@@ -64,7 +64,7 @@ def make_directories(path: Path) -> None:
         path = path.parent
     for directory in reversed(missing):
         with contextlib.suppress(FileExistsError):
-            os.mkdir(directory, 0o755)
+            directory.mkdir(0o755)
         sync_directory(directory.parent)
 
 
@@ -79,7 +79,7 @@ def remove_tree(path: Path) -> bool:
 def remove_file(path: Path) -> bool:
     """Delete a file; ``False`` when it was not there."""
     try:
-        os.unlink(path)
+        path.unlink()
     except FileNotFoundError:
         return False
     return True

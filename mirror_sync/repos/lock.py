@@ -66,7 +66,7 @@ class MirrorLock:
     def _is_current(self, descriptor: int) -> bool:
         """Tell whether the locked file still has its name: a removed mirror's lock guards nothing."""
         try:
-            named = os.stat(self._path)
+            named = self._path.stat()
         except FileNotFoundError:
             return False
         own = os.fstat(descriptor)

@@ -65,7 +65,7 @@ class RefLines:
     def packed(self, own: Mapping[RefName, GitOid] | None = None) -> bytes:
         """Return a whole ``packed-refs`` file with ``own`` refs (all below ``refs/mirror-sync/``) added."""
         middle = self._format(sorted_names(own), own) if own else ""
-        return "".join((HEADER, self._before, middle, self._after)).encode("utf-8", "surrogateescape")
+        return f"{HEADER}{self._before}{middle}{self._after}".encode("utf-8", "surrogateescape")
 
     def _format(self, names: Iterable[RefName], tips: Mapping[RefName, GitOid]) -> str:
         peel = self._peel

@@ -169,7 +169,7 @@ class MemoryRepository:
         self.disk.stage.update(GitOid(line) for line in bytes(data[len(_PACK) : -4]).decode().split())
         return len(data)
 
-    def stage_from_git(self, access: GitAccess, oids: Sequence[GitOid], *, max_bytes: int) -> int:
+    def stage_from_git(self, access: GitAccess, oids: Sequence[GitOid], *, max_bytes: int) -> int:  # noqa: ARG002 - the objects are known here
         self._held()
         pack = self.objects.pack(oids, haves=self.disk.store | self.disk.stage)
         return self.stage_pack([pack], max_bytes=max_bytes)
@@ -252,7 +252,7 @@ class MemoryRepository:
             raise PublishConflict
         absent = set(request.snapshot.tips.values()) - self.disk.store
         if absent:
-            raise RepositoryDamaged("a tip to be published is not in the store", why=sorted(absent)[0])
+            raise RepositoryDamaged("a tip to be published is not in the store", why=min(absent))
         self.disk.kept = tuple(request.kept)
         self.disk.views[request.view] = RefSnapshot(dict(request.snapshot.tips), request.snapshot.head)
         confirm()
@@ -271,7 +271,7 @@ class MemoryRepository:
     def stage_is_empty(self) -> bool:
         return not self.disk.stage
 
-    def maintain(self, *, full: bool, stop: threading.Event | None = None) -> int:
+    def maintain(self, *, full: bool, stop: threading.Event | None = None) -> int:  # noqa: ARG002 - it takes no time
         self._held()
         if full and not self.disk.stage:
             roots = {*self.published().snapshot.tips.values(), *(tip.oid for tip in self.disk.kept)}
