@@ -333,3 +333,12 @@ class MemoryRuns(MemoryRows):
             row = self._fenced(lease)
             row.kept = [kept for kept in row.kept if kept.tip.expires_at > expired_before]
             return [kept.tip for kept in row.kept]
+
+    def expired_kept(self, *, now: float, limit: int = 100) -> list[MirrorId]:
+        with self._lock:
+            found = [
+                mirror_id
+                for mirror_id, row in sorted(self._rows.items())
+                if any(kept.tip.expires_at <= now for kept in row.kept)
+            ]
+        return found[:limit]
