@@ -261,7 +261,9 @@ class Storage(_Section):
     run_dir: PathText = _key(
         "/run/mirror-sync", "Directory of the socket by which processes wake each other.", restart=True
     )
-    reserve: Reserve = _key("auto", 'Free space that is left alone; "auto": the smaller of 100 GiB and 5 %.')
+    reserve: Reserve = _key(
+        "auto", 'Free space that is left alone; "auto": the smaller of 100 GiB and 5 %.', restart=True
+    )
     orphan_grace: Days = _key("30d", "How long an LFS object that nothing refers to is kept.")
     removal_delay: Days = _key("30d", "How long the data of a removed mirror is kept.")
 
@@ -269,10 +271,10 @@ class Storage(_Section):
 class Workers(_Section):
     """How much is done at once."""
 
-    git: Whole = _key(8, "Mirrors synced at the same time.", least=1, most=256)
-    lfs: Whole = _key(16, "LFS objects transferred at the same time.", least=1, most=256)
-    drain_timeout: Seconds = _key("60s", "How long a stopping worker lets runs come to a good end.")
-    lease: Seconds = _key("60s", "How long a mirror stays with a worker that no longer answers.")
+    git: Whole = _key(8, "Mirrors synced at the same time.", restart=True, least=1, most=256)
+    lfs: Whole = _key(16, "LFS objects transferred at the same time.", restart=True, least=1, most=256)
+    drain_timeout: Seconds = _key("60s", "How long a stopping worker lets runs come to a good end.", restart=True)
+    lease: Seconds = _key("60s", "How long a mirror stays with a worker that no longer answers.", restart=True)
 
 
 class Git(_Section):
