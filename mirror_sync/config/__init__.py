@@ -14,6 +14,7 @@ from mirror_sync.config.values import (
     GitSettings,
     LfsSettings,
     LogSettings,
+    MetricsSettings,
     MirrorDeclaration,
     ScheduleSettings,
     ServerSettings,
@@ -27,7 +28,7 @@ from mirror_sync.config.values import (
 )
 
 __all__ = [
-    "CONFIG_NAME", "Changes", "DatabaseSettings", "GitSettings", "LfsSettings", "LogSettings", "MirrorDeclaration",
+    "CONFIG_NAME", "Changes", "DatabaseSettings", "GitSettings", "LfsSettings", "LogSettings", "MetricsSettings", "MirrorDeclaration",
     "ScheduleSettings", "SecretFile", "ServeSettings", "ServerSettings", "Settings", "StorageSettings", "TrustedHost",
     "UiSettings", "Unfit", "UpstreamRule", "WebhookSettings", "WorkerSettings", "data_home", "default_config_text",
     "diff", "duration_text", "find", "host_rules_text", "load", "load_text", "parse_duration",

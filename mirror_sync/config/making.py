@@ -64,6 +64,7 @@ class Maker:
             mirrors=self._mirrors(),
             webhooks=self._webhooks(),
             serve=values.ServeSettings(tree.serve.max_streams, tree.serve.max_packs, tree.serve.threads),
+            metrics=values.MetricsSettings(tree.metrics.per_mirror),
             log=values.LogSettings(tree.log.format, tree.log.level),
             ui=values.UiSettings(tree.ui.language, tree.ui.title, tree.ui.contact),
             removal_delay=tree.storage.removal_delay,

@@ -357,6 +357,12 @@ class Serve(_Section):
     threads: Whole = _key(64, "Threads of the web.", restart=True, least=2, most=MAX_THREADS)
 
 
+class Metrics(_Section):
+    """What a scrape sees."""
+
+    per_mirror: Flag = _key(False, "Series for each mirror at /metrics/mirrors.")
+
+
 class Log(_Section):
     """How the log looks."""
 
@@ -389,6 +395,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "mirror": Mirror,
     "webhooks": Webhooks,
     "serve": Serve,
+    "metrics": Metrics,
     "log": Log,
     "ui": Ui,
 }

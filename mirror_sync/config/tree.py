@@ -39,6 +39,7 @@ class Tree(BaseSettings):
     mirror: tuple[schema.Mirror, ...] = ()
     webhooks: schema.Webhooks = Field(default_factory=schema.Webhooks)
     serve: schema.Serve = Field(default_factory=schema.Serve)
+    metrics: schema.Metrics = Field(default_factory=schema.Metrics)
     log: schema.Log = Field(default_factory=schema.Log)
     ui: schema.Ui = Field(default_factory=schema.Ui)
 

@@ -171,6 +171,13 @@ class ServeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """What a scrape sees."""
+
+    per_mirror: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """How the log looks."""
 
@@ -203,6 +210,7 @@ class Settings:
     mirrors: tuple[MirrorDeclaration, ...] = ()
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
     log: LogSettings = field(default_factory=LogSettings)
     ui: UiSettings = field(default_factory=UiSettings)
     removal_delay: float = 30 * 86400.0

@@ -33,6 +33,7 @@ def write_snapshot(directory: Path, families: Iterable[Metric]) -> None:
         }
         for family in families
     ]
+    directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{PREFIX}{os.getpid()}.json"
     fresh = path.with_suffix(".tmp")
     fresh.write_text(json.dumps(document), encoding="utf-8")
