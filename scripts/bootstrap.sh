@@ -8,7 +8,6 @@
 root=$(cd "$(dirname "$0")/.." && pwd -P)
 venv=${MIRROR_SYNC_VENV:-$root/.venv}
 apt_updated=no
-missing_packages=
 
 say() {
     printf '%s\n' "$*" >&2
@@ -46,8 +45,14 @@ as_root() {
     fi
 }
 
+# apt ARGUMENT...: apt-get; what it says is shown only when it fails.
 apt() {
-    as_root apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 -qq "$@" >&2
+    apt_log=$(mktemp)
+    apt_status=0
+    as_root apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120 -o Dpkg::Use-Pty=0 -qq "$@" >"$apt_log" 2>&1 || apt_status=$?
+    [ "$apt_status" -eq 0 ] || tail -n 20 "$apt_log" >&2
+    rm -f "$apt_log"
+    return "$apt_status"
 }
 
 # install_packages NAME...: installs them or fails; apt's lists are fetched at most once.
@@ -62,11 +67,6 @@ install_packages() {
         apt_updated=yes
     fi
     apt install -y --no-install-recommends "$@"
-}
-
-# need PACKAGE...: remembers packages that we may not install.
-need() {
-    missing_packages="$missing_packages $*"
 }
 
 apt_line() {
@@ -106,17 +106,27 @@ git_is_good() {
     [ "$1" -gt 2 ] || { [ "$1" -eq 2 ] && [ "$2" -ge 39 ]; }
 }
 
-# ensure_git: git 2.39 or newer, installed where we may.
-ensure_git() {
-    git_is_good && return 0
-    if may_install; then
-        install_packages git ca-certificates || true
-        git_is_good && return 0
+# missing_from_system: prints the Debian packages that would make git and Python good enough.
+missing_from_system() {
+    git_is_good || printf 'git ca-certificates '
+    if [ -x "$venv/bin/python" ] && venv_works; then
+        return 0
     fi
-    found=$(git version 2>/dev/null || echo "no git")
-    fail "git 2.39 or newer is needed; here is: $found" \
-        "as an administrator: $(apt_line git)" \
-        "(Debian 12, Ubuntu 24.04 and newer have one that is new enough)"
+    if ! find_python; then
+        printf 'python3 python3-venv '
+    elif ! python_makes_venvs "$python"; then
+        printf 'python3-venv '
+    fi
+}
+
+# ensure_system: installs what is missing where we may.  What is still missing is told by
+# ensure_venv, all at once, since an environment can often be made another way.
+ensure_system() {
+    packages=$(missing_from_system)
+    if [ -n "$packages" ] && may_install; then
+        # shellcheck disable=SC2086 # several words on purpose
+        install_packages $packages || say "apt-get could not install $packages; looking for another way"
+    fi
 }
 
 # has_pip: the environment works and can install.
@@ -191,30 +201,42 @@ unlock_venv() {
     exec 9>&-
 }
 
-# ensure_venv: $venv/bin/python runs, is new enough and has pip.
+venv_works() {
+    python_is_good "$venv/bin/python" && has_pip
+}
+
+# ensure_venv: git is good, $venv/bin/python runs, is new enough and has pip; else says all that is missing.
 ensure_venv() {
-    if [ -x "$venv/bin/python" ] && python_is_good "$venv/bin/python" && has_pip; then
-        return 0
+    lacks=
+    packages=
+    if ! git_is_good; then
+        lacks="git 2.39 or newer (here is: $(git version 2>/dev/null || echo 'no git'))"
+        packages=git
     fi
+    if ! { [ -x "$venv/bin/python" ] && venv_works; }; then
+        make_venv
+    fi
+    [ -z "$lacks" ] || fail "this machine lacks $lacks" \
+        "as an administrator: $(apt_line "$packages")" \
+        "Debian 12, Ubuntu 24.04 and newer have all of it new enough." \
+        "Without an administrator: put uv (which brings Python) and git on PATH, or name a Python in MIRROR_SYNC_PYTHON."
+}
+
+make_venv() {
     if [ -e "$venv" ]; then
         say "$venv does not work any more; making it anew"
         remove_venv
     fi
-    find_python || true
-    if { [ -z "$python" ] || ! python_makes_venvs "$python"; } && may_install; then
-        install_packages python3 python3-venv || say "apt-get could not install python3-venv; looking for another way"
-        find_python || true
-    fi
     say "making the Python environment $venv ..."
+    find_python || true
     try_ways && return 0
     if [ -z "$python" ]; then
-        fail "Python 3.11 or newer is needed; here is: $(python3 --version 2>/dev/null || echo 'no python3')" \
-            "as an administrator: $(apt_line python3 python3-venv)" \
-            "(Debian 12, Ubuntu 24.04 and newer have one that is new enough; or set MIRROR_SYNC_PYTHON)"
+        lacks="${lacks:+$lacks and }Python 3.11 or newer (here is: $(python3 --version 2>/dev/null || echo 'no python3'))"
+        packages="${packages:+$packages }python3 python3-venv"
+    else
+        lacks="${lacks:+$lacks and }a way to make an environment ($python has no ensurepip; no virtualenv, pip or uv is here)"
+        packages="${packages:+$packages }python3-venv"
     fi
-    fail "$python cannot make an environment: it lacks ensurepip, and there is no virtualenv, pip or uv" \
-        "as an administrator: $(apt_line python3-venv)" \
-        "or put uv on PATH, which needs no administrator"
 }
 
 # ---------------------------------------------------------------- packages of Python
