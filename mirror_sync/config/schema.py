@@ -366,8 +366,8 @@ class Metrics(_Section):
 class Log(_Section):
     """How the log looks."""
 
-    format: Literal["auto", "json", "text"] = _key(
-        "auto", 'Form of the log; "auto": text on a terminal, else json.', restart=True
+    format: Literal["auto", "json", "text", "journald"] = _key(
+        "auto", 'Form of the log; "auto": text on a terminal, journal fields under systemd, else json.', restart=True
     )
     level: Literal["debug", "info", "warning", "error"] = _key(
         "info", "Least important event that is logged.", restart=True

@@ -181,7 +181,7 @@ class MetricsSettings:
 class LogSettings:
     """How the log looks."""
 
-    format: Literal["auto", "json", "text"] = "auto"
+    format: Literal["auto", "json", "text", "journald"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
