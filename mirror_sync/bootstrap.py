@@ -364,6 +364,41 @@ def build(settings: Settings, *, role: str) -> App:
     return App(settings, role=role)
 
 
+def upgrade_database(settings: Settings) -> str:
+    """Bring the database to the schema of this version, make it when absent, and return the revision."""
+    from mirror_sync.state import upgrade
+
+    path = settings.database.sqlite_path
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    password = settings.database.password_file
+    return upgrade(settings.database.url, password=password.read if password else lambda: None)
+
+
+def configure_logs(settings: Settings, *, level: str = "", format: str = "") -> None:  # noqa: A002 - the key's own name
+    """Send the log of this process where the configuration says, secrets starred."""
+    from mirror_sync.telemetry import Scrubber, configure_logging
+
+    scrubber = Scrubber(settings.secret_values, clock=SystemClock())
+    configure_logging(level=level or settings.log.level, format=format or settings.log.format, scrubber=scrubber)
+
+
+def check_host(settings: Settings, host: str) -> tuple[str, ...]:
+    """Return the addresses of an upstream host (with its port when unusual), every one allowed by its rule.
+
+    Behind a proxy, which resolves names itself, nothing is looked up and the result is
+    empty.  Raises :class:`UpstreamUnavailable` when it does not resolve and
+    :class:`AddressRefused` when it may not be reached.
+    """
+    from mirror_sync.upstream.addresses import Resolver
+
+    rule = settings.upstream_rule(host)
+    if rule.proxy:
+        return ()
+    url = parse_upstream_url(f"https://{host}/x")
+    return Resolver(clock=SystemClock()).addresses(url.host, url.port, allow_private=rule.allow_private)
+
+
 def host_identity() -> str:
     """Return what tells this host from others: systemd's machine id, else the host name."""
     try:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from mirror_sync.config.environment import environment_proxy
 from mirror_sync.config.secrets import SecretFile
 from mirror_sync.domain.names import MirrorName
+from mirror_sync.errors import ConfigError
 
 Forced = Literal["follow-and-keep", "hold"]
 KnownMissing = Literal["hold", "publish"]
@@ -228,6 +230,23 @@ class Settings:
         if rule is not None:
             return rule
         return UpstreamRule(host=host.lower(), proxy=environment_proxy(host, self.proxies))
+
+    def secret_files(self) -> tuple[SecretFile, ...]:
+        """Return every secret that the configuration names."""
+        tokens = (rule.token for rule in self.upstreams.values())
+        return tuple(secret for secret in (self.database.password_file, *tokens, *self.webhooks.secret_files) if secret)
+
+    def secret_values(self) -> Iterator[str]:
+        """Yield every secret that can be read now, to be starred wherever text leaves the process."""
+        for secret in self.secret_files():
+            try:
+                yield secret.read()
+            except ConfigError:
+                continue  # whoever uses it says so; what cannot be read cannot leak
+        for proxy in (*self.proxies.values(), *(rule.proxy for rule in self.upstreams.values())):
+            password = urlsplit(proxy).password if "@" in proxy else None
+            if password:
+                yield password
 
     def declaration(self, name: MirrorName) -> MirrorDeclaration | None:
         """Return the ``[[mirror]]`` entry of this mirror, if there is one."""
