@@ -1,0 +1,63 @@
+"""The front door: one mirror's upstream, spoken to over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mirror_sync.domain.names import RefName, UpstreamUrl
+from mirror_sync.domain.pointers import Pointer
+from mirror_sync.domain.refs import Observation
+from mirror_sync.ports import Clock, FetchRequest, GitAccess, LfsAction, LfsAnswer, LfsBody, Telemetry
+from mirror_sync.upstream import fetch, lfs_batch, lfs_download, observe, stock
+from mirror_sync.upstream.access import Access, Rules, rules_for
+from mirror_sync.upstream.connections import Connections
+from mirror_sync.upstream.place import Place
+
+
+class HttpUpstream:
+    """One upstream repository and its LFS server; implements :class:`mirror_sync.ports.Upstream`.
+
+    ``rule`` holds for the upstream's own host; ``rules`` answers for every other host
+    that the LFS server leads to (without it: https, public, no credential).  Give all
+    of them one ``connections``; without it this one has its own and closes them.
+    """
+
+    def __init__(
+        self,
+        url: UpstreamUrl,
+        *,
+        rule: Access,
+        clock: Clock,
+        telemetry: Telemetry,
+        rules: Rules | None = None,
+        connections: Connections | None = None,
+    ) -> None:
+        self._owned = Connections(clock=clock, telemetry=telemetry) if connections is None else None
+        shared = connections if self._owned is None else self._owned
+        assert shared is not None
+        self._place = Place(url, rule, rules_for(url.netloc, rule, rules), shared)
+
+    def observe(self, patterns: Sequence[str], *, known_digest: str = "") -> Observation | None:
+        """Take a ref snapshot; see :meth:`mirror_sync.ports.Upstream.observe`."""
+        return observe.observe(self._place, patterns, known_digest=known_digest)
+
+    def fetch(self, request: FetchRequest) -> Iterator[bytes]:
+        """Yield the bytes of one pack; see :meth:`mirror_sync.ports.Upstream.fetch`."""
+        return fetch.fetch(self._place, request)
+
+    def git_access(self) -> GitAccess:
+        """Return what stock git needs; see :meth:`mirror_sync.ports.Upstream.git_access`."""
+        return stock.git_access(self._place)
+
+    def batch(self, pointers: Sequence[Pointer], *, ref: RefName | None = None) -> list[LfsAnswer]:
+        """Ask for download actions; see :meth:`mirror_sync.ports.Upstream.batch`."""
+        return lfs_batch.batch(self._place, pointers, ref=ref)
+
+    def open_object(self, pointer: Pointer, action: LfsAction, *, start: int, end: int) -> LfsBody:
+        """Ask for a part of one object; see :meth:`mirror_sync.ports.Upstream.open_object`."""
+        return lfs_download.open_object(self._place, pointer, action, start=start, end=end)
+
+    def close(self) -> None:
+        """Drop kept-alive connections that belong to this upstream alone; shared ones stay."""
+        if self._owned is not None:
+            self._owned.close()

@@ -1,0 +1,161 @@
+"""Bytes of one LFS object from wherever its download action points."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from urllib.parse import urljoin
+
+from mirror_sync.domain.names import printable
+from mirror_sync.domain.pointers import Pointer
+from mirror_sync.errors import (
+    AddressRefused,
+    MirrorSyncError,
+    ObjectMissingUpstream,
+    UpstreamInvalid,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+from mirror_sync.ports import LfsAction
+from mirror_sync.upstream.addresses import Target, parse_target
+from mirror_sync.upstream.answers import clean, failure, wait_until
+from mirror_sync.upstream.connections import Answer, Question
+from mirror_sync.upstream.lfs_batch import safe_header
+from mirror_sync.upstream.place import Place
+
+MAX_REDIRECTS = 5
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)\Z")
+
+
+class HttpLfsBody:
+    """An answer that is one object's bytes from ``start`` on; implements :class:`mirror_sync.ports.LfsBody`."""
+
+    def __init__(self, answer: Answer, *, start: int, stop: int, whole: bool) -> None:
+        self.start = start
+        self._answer = answer
+        self._stop = stop
+        self._whole = whole
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the bytes up to where they were asked for; see :meth:`mirror_sync.ports.LfsBody.chunks`."""
+        at, host = self.start, self._answer.target.netloc
+        try:
+            for piece in self._answer.pieces():
+                room = self._stop - at
+                if len(piece) > room:
+                    if room:
+                        at += room
+                        yield piece[:room]
+                    if self._whole:
+                        raise UpstreamInvalid(
+                            f"{host} sends more bytes than the LFS object has", why=f"its pointer says {self._stop}"
+                        )
+                    return
+                at += len(piece)
+                yield piece
+            if at < self._stop:
+                raise UpstreamUnavailable(
+                    f"{host} broke off in the middle of an LFS object", why=f"{at} of {self._stop} bytes are here"
+                )
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Drop the connection, or give it back when everything was read."""
+        self._answer.close()
+
+
+def open_object(place: Place, pointer: Pointer, action: LfsAction, *, start: int, end: int) -> HttpLfsBody:
+    """Ask for bytes ``start`` to ``end`` of one object; see :meth:`mirror_sync.ports.Upstream.open_object`.
+
+    Follows up to five redirects, each through the same gate; the action's headers stay
+    behind when one leads to another origin.
+    """
+    if not 0 <= start < end <= pointer.size:
+        raise ValueError(f"bytes {start} to {end} are no part of an object of {pointer.size} bytes")
+    asked_range = (start, end) != (0, pointer.size)
+    headers = safe_header(action.header)
+    if asked_range:
+        headers["Range"] = f"bytes={start}-{end - 1}"
+    url = action.href
+    target = parse_target(url)
+    for _ in range(MAX_REDIRECTS + 1):
+        answer = place.connections.ask(
+            Question("GET", url, "lfs-download", headers, bulk=True), place.rule(target.netloc)
+        )
+        try:
+            if answer.status in (301, 302, 303, 307, 308):
+                url = urljoin(url, answer.headers.get("location", ""))
+                target, headers = _next_hop(place, target, url, headers)
+                answer.close()
+                continue
+            return _opened(place, answer, pointer, start=start, end=end)
+        except BaseException:
+            answer.close()
+            raise
+    raise UpstreamInvalid(
+        f"the download of an LFS object is redirected more than {MAX_REDIRECTS} times",
+        why=f"last to {target.netloc}",
+        code="MS-U302",
+    )
+
+
+def _next_hop(place: Place, old: Target, url: str, headers: Mapping[str, str]) -> tuple[Target, dict[str, str]]:
+    new = parse_target(url)
+    if old.scheme == "https" and new.scheme == "http" and not place.rule(new.netloc).allow_http:
+        raise AddressRefused(
+            f"{old.netloc} redirects a download to plain http at {new.netloc}", why="it began over https"
+        )
+    if new.origin == old.origin:
+        return new, dict(headers)
+    return new, {name: value for name, value in headers.items() if name == "Range"}
+
+
+def _opened(place: Place, answer: Answer, pointer: Pointer, *, start: int, end: int) -> HttpLfsBody:
+    host = answer.target.netloc
+    if answer.status not in (200, 206):
+        raise _refusal(place, answer)
+    raw = answer.headers.get("content-range", "").strip()
+    match = _CONTENT_RANGE.match(raw)
+    if match is None:
+        if answer.status == 206 or raw:
+            raise UpstreamInvalid(
+                f"{host} sends a part of an LFS object without saying which", why=f"Content-Range {clean(raw)!r}"
+            )
+        return HttpLfsBody(answer, start=0, stop=pointer.size, whole=True)
+    # Some servers answer a range with 200; what they say of the range counts, not the status.
+    first, last, total = int(match[1]), int(match[2]), match[3]
+    if total not in ("*", str(pointer.size)):
+        raise UpstreamInvalid(
+            f"{host} has another LFS object than the one asked for", why=f"it has {total} bytes, not {pointer.size}"
+        )
+    if first != start or last < first or last >= pointer.size:
+        raise UpstreamInvalid(
+            f"{host} sends another part of an LFS object than asked for",
+            why=f"{clean(raw)} for bytes {start}-{end - 1}",
+        )
+    return HttpLfsBody(answer, start=first, stop=min(end, last + 1), whole=False)
+
+
+def _refusal(place: Place, answer: Answer) -> MirrorSyncError:
+    host, status = answer.target.netloc, answer.status
+    body, now = answer.head_of_body(), place.connections.clock.now()
+    if status in (400, 401) or (status == 403 and wait_until(answer.headers, now) is None):
+        return UpstreamRefused(
+            f"{host} refuses the download of an LFS object",
+            why=f"HTTP {status}; the action may have expired. {clean(body)}".rstrip(),
+            remedy="a new batch request gives a new action",
+            code="MS-L403",
+        )
+    if status in (404, 410):
+        return ObjectMissingUpstream(f"{host} has not got the LFS object that it offered", why=f"HTTP {status}")
+    if status == 416:
+        return UpstreamInvalid(
+            f"{host} refuses the part asked for of an LFS object",
+            why=f"HTTP 416, Content-Range {printable(answer.headers.get('content-range', 'missing')[:80])}",
+            code="MS-L416",
+        )
+    return failure(
+        status, answer.headers, body, host=host, what="an LFS object", now=now, credential=place.has_credential()
+    )

@@ -1,0 +1,416 @@
+"""The ref list of an upstream: asked for by protocol v2, checked to the last byte, else refused.
+
+Git itself takes an empty body, a login page or a JSON error for "no refs"
+(``docs/promises.md``); here nothing but a whole and valid list is one.  Sources:
+gitprotocol-v2, gitprotocol-http and gitprotocol-pack.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from urllib.parse import urljoin, urlsplit
+
+from mirror_sync import __version__
+from mirror_sync.domain.names import (
+    DEFAULT_PORTS,
+    GitOid,
+    RefName,
+    UpstreamUrl,
+    parse_upstream_url,
+    printable,
+    ref_bytes,
+    ref_from_bytes,
+    refname_fault,
+)
+from mirror_sync.domain.refs import NO_HEAD, ObjectFormat, Observation, RefSnapshot, select, sound
+from mirror_sync.errors import (
+    AddressRefused,
+    UpstreamGone,
+    UpstreamInvalid,
+    UpstreamRefused,
+    UpstreamUnavailable,
+    UsageError,
+)
+from mirror_sync.upstream.answers import clean, failure, media_type
+from mirror_sync.upstream.connections import Answer, Question
+from mirror_sync.upstream.memory import Capabilities
+from mirror_sync.upstream.pktline import Mark, Packet, packets, pkt
+from mirror_sync.upstream.place import Place
+
+MAX_LIST_BYTES = 256 * 1024 * 1024
+MAX_REFS = 1_000_000
+SERVICE = "service=git-upload-pack"
+ADVERTISEMENT = "application/x-git-upload-pack-advertisement"
+RESULT = "application/x-git-upload-pack-result"
+REQUEST = "application/x-git-upload-pack-request"
+NOWHERE = UpstreamUrl("https", "invalid", 443, "/")
+HEX_DIGITS = {ObjectFormat.SHA1: 40, ObjectFormat.SHA256: 64}
+
+
+@dataclass(frozen=True, slots=True)
+class RefList:
+    """Every ref an answer names, and HEAD's symbolic target when it told one."""
+
+    tips: dict[RefName, GitOid]
+    head: RefName = NO_HEAD
+
+
+def observe(place: Place, patterns: Sequence[str], *, known_digest: str) -> Observation | None:
+    """Return the ref snapshot of ``place``; ``None`` when the answer is the one ``known_digest`` names.
+
+    With known capabilities it is one request; a server that no longer keeps to them
+    is asked anew from the start, once.
+    """
+    connections, url = place.connections, str(place.url)
+    started = connections.clock.now()
+    known = connections.memory.capabilities(url)
+    if known is not None and known.protocol == 2:
+        try:
+            return _list_refs(place, known, patterns, known_digest=known_digest, started=started)
+        except (UpstreamInvalid, AddressRefused):
+            connections.memory.forget(url)
+        except (UpstreamGone, UpstreamRefused):
+            connections.memory.forget(url)
+            raise
+    found, body = probe(place)
+    if found.protocol == 2:
+        return _list_refs(place, found, patterns, known_digest=known_digest, started=started)
+    digest = _digest(b"v0", found.object_format, patterns, body)
+    if digest == known_digest:
+        return None
+    refs, _ = parse_advertisement(body)
+    return _observation(found, refs, patterns, digest=digest, started=started)
+
+
+def capabilities(place: Place) -> Capabilities:
+    """Return what the server can do, from memory when it is fresh."""
+    known = place.connections.memory.capabilities(str(place.url))
+    return known if known is not None else probe(place)[0]
+
+
+# ---------------------------------------------------------------- GET info/refs
+
+
+def probe(place: Place) -> tuple[Capabilities, bytes]:
+    """Ask ``info/refs``, follow one allowed redirect, and return what the server can do and its answer."""
+    base, body = place.url, b""
+    with _get(place, base) as answer:
+        moved = answer.status in (301, 308)
+        if moved:
+            base = _moved(place, answer)
+        else:
+            body = _checked_body(place, answer, ADVERTISEMENT, what="the ref list")
+    if moved:
+        with _get(place, base) as answer:
+            body = _checked_body(place, answer, ADVERTISEMENT, what="the ref list")
+    found = replace(parse_capabilities(body), base=base, moved=moved)
+    place.connections.memory.remember(str(place.url), found)
+    return found, body
+
+
+def _get(place: Place, base: UpstreamUrl) -> Answer:
+    headers = {"Git-Protocol": "version=2", "Accept": "*/*", "Pragma": "no-cache", **place.authorization(base)}
+    return place.connections.ask(
+        Question("GET", f"{base}/info/refs?{SERVICE}", "observe", headers), place.rule(base.netloc)
+    )
+
+
+def _moved(place: Place, answer: Answer) -> UpstreamUrl:
+    """Return where a permanent redirect leads, when it may be followed."""
+    location = urljoin(f"{place.url}/info/refs?{SERVICE}", answer.headers.get("location", ""))
+    shown = printable(location.partition("?")[0][:200])
+    remedy = "if this is where the repository lives now, enrol it under that address"
+    try:
+        parts = urlsplit(location)
+        if not parts.path.endswith("/info/refs") or parts.query != SERVICE or parts.fragment:
+            raise UpstreamInvalid(
+                f"{place.url.netloc} redirects the ref list to something else", why=shown, remedy=remedy, code="MS-U302"
+            )
+        base = parse_upstream_url(location.partition("?")[0].removesuffix("/info/refs"))
+    except (UsageError, ValueError) as error:
+        raise UpstreamInvalid(
+            f"{place.url.netloc} redirects the ref list to no repository", why=shown, remedy=remedy, code="MS-U302"
+        ) from error
+    upgraded = base.scheme == "https" and (base.port == place.url.port or _default_ports(base, place.url))
+    if base.host != place.url.host or not (upgraded or base.origin == place.url.origin):
+        raise AddressRefused(
+            f"{place.url.netloc} redirects to {base.netloc}, which is not followed",
+            why="credentials and trust end at a host's border",
+            remedy=f"if the repository moved, enrol {base}",
+            code="MS-U301",
+        )
+    return base
+
+
+def _default_ports(new: UpstreamUrl, old: UpstreamUrl) -> bool:
+    return new.port == DEFAULT_PORTS[new.scheme] and old.port == DEFAULT_PORTS[old.scheme]
+
+
+def _checked_body(place: Place, answer: Answer, kind: str, *, what: str) -> bytes:
+    if answer.status != 200:
+        raise failure(
+            answer.status,
+            answer.headers,
+            answer.head_of_body(),
+            host=place.url.netloc,
+            what=what,
+            now=place.connections.clock.now(),
+            credential=place.has_credential(),
+        )
+    if media_type(answer.headers) != kind:
+        raise UpstreamInvalid(
+            f"{place.url.netloc} answered {what} with something that is no git answer",
+            why=f"Content-Type {printable(media_type(answer.headers)[:80]) or 'missing'}, expected {kind}",
+            remedy="a login page, a portal or a proxy may stand in between; or this is no repository",
+        )
+    return answer.body(MAX_LIST_BYTES)
+
+
+def parse_capabilities(body: bytes) -> Capabilities:
+    """Return what an ``info/refs`` answer says of its server; ``base`` is left for the caller to fill.
+
+    Takes the answer with or without the ``# service`` preamble, and raises
+    :class:`UpstreamInvalid` for anything that does not begin as protocol v2, v1 or v0 does.
+    The refs of a v0 answer are checked by :func:`parse_advertisement`.
+    """
+    lines = _advertised(body)
+    first = next(lines, None)
+    if first != b"version 2":
+        first = next(lines, None) if first == b"version 1" else first
+        return Capabilities(NOWHERE, moved=False, protocol=0, object_format=_v0_features(first)[1])
+    features: dict[bytes, bytes] = {}
+    for line in lines:
+        name, _, value = line.partition(b"=")
+        features[name] = value
+    if b"ls-refs" not in features or b"fetch" not in features:
+        raise UpstreamInvalid("upstream speaks protocol v2 but offers no ls-refs or no fetch")
+    return Capabilities(
+        NOWHERE,
+        moved=False,
+        protocol=2,
+        object_format=_object_format(features.get(b"object-format", b"sha1")),
+        names_format=b"object-format" in features,
+        names_agent=b"agent" in features,
+        unborn=b"unborn" in features[b"ls-refs"].split(b" "),
+    )
+
+
+def _advertised(body: bytes) -> Iterator[bytes]:
+    """Yield the lines of one advertisement, which must end in a flush with nothing behind it."""
+    stream = packets(body)
+    first = next(stream, None)
+    if isinstance(first, bytes) and first.rstrip(b"\n") == b"# service=git-upload-pack":
+        if next(stream, None) is not Mark.FLUSH:
+            raise UpstreamInvalid("upstream's answer has no flush behind its service line")
+        first = next(stream, None)
+    packet: Packet | None = first
+    while packet is not Mark.FLUSH:
+        if packet is None:
+            raise UpstreamInvalid("upstream's answer ends without a flush", why="it was cut short, or is empty")
+        if isinstance(packet, Mark):
+            raise UpstreamInvalid("upstream's answer has a delimiter where none belongs")
+        _raise_if_error(packet)
+        yield packet[:-1] if packet.endswith(b"\n") else packet
+        packet = next(stream, None)
+    if next(stream, None) is not None:
+        raise UpstreamInvalid("upstream's answer goes on behind its end")
+
+
+def _raise_if_error(packet: bytes) -> None:
+    if packet.startswith(b"ERR "):
+        raise UpstreamUnavailable("upstream reports an error", why=clean(packet[4:]))
+
+
+def _object_format(raw: bytes) -> ObjectFormat:
+    try:
+        return ObjectFormat(raw.decode("ascii", "replace"))
+    except ValueError as error:
+        raise UpstreamInvalid("upstream names objects by an unknown hash", why=clean(raw)) from error
+
+
+# ---------------------------------------------------------------- protocol v0 and v1
+
+
+def parse_advertisement(body: bytes) -> tuple[RefList, ObjectFormat]:
+    """Return the refs of a whole v0 or v1 ``info/refs`` answer; raises :class:`UpstreamInvalid` for a bad one."""
+    lines = _advertised(body)
+    first = next(lines, None)
+    if first == b"version 1":
+        first = next(lines, None)
+    record, object_format, heads = _v0_features(first)
+    collector = Collector(object_format)
+    if record == b"0" * HEX_DIGITS[object_format] + b" capabilities^{}":
+        if next(lines, None) is not None:
+            raise UpstreamInvalid("upstream's list says that it is empty and goes on")
+        return RefList({}, ref_from_bytes(heads[0]) if heads else NO_HEAD), object_format
+    collector.add_v0(record)
+    shallow = False
+    for line in lines:
+        if line.startswith(b"shallow "):
+            shallow = True
+            continue
+        collector.add_v0(line)
+    if shallow:
+        raise shallow_upstream()
+    return RefList(collector.tips, ref_from_bytes(heads[0]) if heads else NO_HEAD), object_format
+
+
+def _v0_features(first: bytes | None) -> tuple[bytes, ObjectFormat, list[bytes]]:
+    """Return the first line's ref, the object format and HEAD's targets of a v0 or v1 answer."""
+    if first is None or b"\0" not in first:
+        raise UpstreamInvalid("upstream's answer is no ref list", why="the first line names no capabilities")
+    record, _, raw = first.partition(b"\0")
+    features = raw.split()
+    formats = [item[14:] for item in features if item.startswith(b"object-format=")]
+    heads = [item[12:] for item in features if item.startswith(b"symref=HEAD:")]
+    return record, _object_format(formats[0]) if formats else ObjectFormat.SHA1, heads
+
+
+def shallow_upstream() -> UpstreamInvalid:
+    """Return the error for a repository that itself lacks history."""
+    return UpstreamInvalid(
+        "upstream is a shallow repository",
+        why="its history is cut off, so no complete mirror of it can be made",
+        remedy="mirror the repository it was cloned from",
+        code="MS-U512",
+    )
+
+
+class Collector:
+    """Gathers refs of one answer and refuses what cannot be in one."""
+
+    def __init__(self, object_format: ObjectFormat) -> None:
+        self._is_oid = re.compile(rb"[0-9a-f]{%d}\Z" % HEX_DIGITS[object_format]).match
+        self._zero = b"0" * HEX_DIGITS[object_format]
+        self.tips: dict[RefName, GitOid] = {}
+        self._seen_head = False
+
+    def add_v0(self, line: bytes) -> None:
+        """Add ``<oid> SP <name>``; peeled lines are checked and left out, since tags are peeled from our own objects."""
+        oid, _, name = line.partition(b" ")
+        if name.endswith(b"^{}"):
+            self._check(oid, name)
+            return
+        self.add(oid, name)
+
+    def add(self, oid: bytes, name: bytes) -> None:
+        """Add one ref; HEAD itself is no tip."""
+        self._check(oid, name)
+        if name == b"HEAD":
+            if self._seen_head:
+                raise UpstreamInvalid("upstream's list names HEAD twice")
+            self._seen_head = True
+            return
+        ref = ref_from_bytes(name)
+        if ref in self.tips:
+            raise UpstreamInvalid("upstream's list names a ref twice", why=clean(name))
+        self.tips[ref] = GitOid(oid.decode("ascii"))
+        if len(self.tips) > MAX_REFS:
+            raise UpstreamInvalid(f"upstream lists more than {MAX_REFS:,} refs")
+
+    def _check(self, oid: bytes, name: bytes) -> None:
+        if not self._is_oid(oid) or oid == self._zero:
+            raise UpstreamInvalid("upstream's list has a line without an object id", why=clean(oid[:80]))
+        if not name or b"\n" in name or b"\0" in name:
+            raise UpstreamInvalid("upstream's list has a line without a ref name")
+
+
+# ---------------------------------------------------------------- protocol v2
+
+
+def command_head(command: str, known: Capabilities) -> bytes:
+    """Return the beginning of a protocol v2 request, up to its delimiter."""
+    head = pkt(f"command={command}\n".encode())
+    if known.names_agent:
+        head += pkt(f"agent=mirror-sync/{__version__}\n".encode())
+    if known.names_format:
+        head += pkt(f"object-format={known.object_format}\n".encode())
+    return head + Mark.DELIM.value
+
+
+def list_request(known: Capabilities, patterns: Sequence[str]) -> bytes:
+    """Return the ls-refs request; prefixes are hints to the server, the answer is filtered again."""
+    prefixes = [b"HEAD", *(ref_bytes(pattern.removesuffix("*")) for pattern in patterns)]
+    return b"".join(
+        [
+            command_head("ls-refs", known),
+            pkt(b"symrefs\n"),
+            pkt(b"unborn\n") if known.unborn else b"",
+            *(pkt(b"ref-prefix " + prefix + b"\n") for prefix in dict.fromkeys(prefixes)),
+            Mark.FLUSH.value,
+        ]
+    )
+
+
+def _list_refs(
+    place: Place, known: Capabilities, patterns: Sequence[str], *, known_digest: str, started: float
+) -> Observation | None:
+    headers = {
+        "Git-Protocol": "version=2",
+        "Content-Type": REQUEST,
+        "Accept": RESULT,
+        **place.authorization(known.base),
+    }
+    question = Question("POST", f"{known.base}/git-upload-pack", "observe", headers, body=list_request(known, patterns))
+    with place.connections.ask(question, place.rule(known.base.netloc)) as answer:
+        body = _checked_body(place, answer, RESULT, what="the ref list")
+    digest = _digest(b"v2", known.object_format, patterns, body)
+    if digest == known_digest:
+        return None
+    return _observation(known, parse_list(body, known), patterns, digest=digest, started=started)
+
+
+def parse_list(body: bytes, known: Capabilities) -> RefList:
+    """Return the refs of a whole ls-refs answer; raises :class:`UpstreamInvalid` for a bad one."""
+    collector = Collector(known.object_format)
+    head, unborn = NO_HEAD, False
+    for line in _advertised(body):
+        oid, _, rest = line.partition(b" ")
+        name, _, attributes = rest.partition(b" ")
+        if oid == b"unborn":
+            if name != b"HEAD" or unborn or not known.unborn:
+                raise UpstreamInvalid("upstream's list has an unborn ref that cannot be", why=clean(line))
+            unborn = True
+        else:
+            collector.add(oid, name)
+        if name == b"HEAD" and attributes:
+            head = _symref_target(attributes) or head
+    return RefList(collector.tips, head)
+
+
+def _symref_target(attributes: bytes) -> RefName | None:
+    targets = [item[14:] for item in attributes.split(b" ") if item.startswith(b"symref-target:")]
+    if len(targets) > 1:
+        raise UpstreamInvalid("upstream's HEAD has two targets")
+    return ref_from_bytes(targets[0]) if targets else None
+
+
+# ---------------------------------------------------------------- what both end in
+
+
+def _digest(protocol: bytes, object_format: ObjectFormat, patterns: Sequence[str], body: bytes) -> str:
+    """Return a name for an exact answer to an exact question."""
+    asked = b"\n".join([protocol, object_format.encode(), *(ref_bytes(pattern) for pattern in patterns)])
+    return hashlib.sha256(b"%d\n%b\n%b" % (len(asked), asked, body)).hexdigest()
+
+
+def _observation(
+    known: Capabilities, refs: RefList, patterns: Sequence[str], *, digest: str, started: float
+) -> Observation:
+    tips, refused = sound(select(refs.tips, tuple(patterns)))
+    head = refs.head
+    if head and (fault := refname_fault(head)) is not None:
+        refused[RefName("HEAD")] = f"points at {printable(head[:200])}, a name that {fault}"
+        head = NO_HEAD
+    return Observation(
+        started_at=started,
+        snapshot=RefSnapshot(tips, head),
+        digest=digest,
+        object_format=known.object_format,
+        protocol=known.protocol,
+        refused=refused,
+        moved_to=str(known.base) if known.moved else "",
+    )
