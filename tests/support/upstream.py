@@ -28,7 +28,8 @@ Other knobs: ``up.protocol = 0`` (ignore Git-Protocol; or ``repo.protocol``), ``
 (GitHub's ``# service`` line before v2 too), ``repo.token = "secret"`` (401 unless Basic password or
 Bearer says so), ``repo.absent = 404`` (any status for every request to it), ``repo.moved_to = "acme/new"``
 (301 for everything), ``GitUpstream(dir, tls=make_authority(dir).server(...))`` for https,
-``GitUpstream(dir, address="127.0.0.2")`` for another host, ``port=`` for a fixed port.
+``GitUpstream(dir, address="127.0.0.2")`` for another host, ``port=`` for a fixed port, ``name="git.test"``
+for the host name that its URLs carry.  ``repo.lfs.edit`` changes a batch answer before it is sent.
 
 ``python -m tests.support.upstream DIR [--port N]`` serves what is in DIR from its own process (for
 measurements) and prints its origin.
@@ -41,6 +42,7 @@ import base64
 import contextlib
 import gzip
 import hashlib
+import http.client
 import itertools
 import json
 import os
@@ -364,6 +366,8 @@ class GitUpstream:
         self.protocol = 2
         self.requests: list[Recorded] = []
         self.faults: list[Fault] = []
+        self.lfs_server: tuple[str, int] | None = None
+        """Where requests under ``.git/info/lfs/`` are relayed, instead of being answered here."""
         self.guard = threading.Lock()
         self._address = address
         self._name = name or address
@@ -621,6 +625,8 @@ class _Handler(BaseHTTPRequestHandler):
         if repo.token and not _token_given(request.headers.get("authorization", ""), repo.token):
             scheme = "LFS-Authenticate" if rest.startswith("/info/lfs") else "WWW-Authenticate"
             return _plain(401, b"who are you?\n", {scheme: 'Basic realm="upstream"'})
+        if upstream.lfs_server is not None and rest.startswith("/info/lfs/"):
+            return self._relayed(upstream.lfs_server, request)
         if rest == "/info/lfs/objects/batch" and request.method == "POST":
             return self._lfs_batch(repo, request)
         if rest.startswith("/info/lfs/locks"):
@@ -733,6 +739,17 @@ class _Handler(BaseHTTPRequestHandler):
             return _json(404, {"message": "no such object"})
         return _file(path, "" if fault is not None and fault.ignore_range else request.headers.get("range", ""))
 
+    def _relayed(self, server: tuple[str, int], request: Recorded) -> _Answer:
+        """Pass a request to another LFS server, which sees our Host and so names our origin in its hrefs."""
+        connection = http.client.HTTPConnection(*server, timeout=60)
+        hop = {"connection", "content-length", "transfer-encoding", "keep-alive"}
+        headers = {name: value for name, value in request.headers.items() if name not in hop}
+        connection.request(request.method, self.path, body=request.body or None, headers=headers)
+        answer = connection.getresponse()
+        kept = {name: value for name, value in answer.getheaders() if name.lower() not in hop}
+        length = int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None
+        return _Answer(answer.status, kept, _relay_output(connection, answer), length)
+
     # ---- sending
 
     def _send(self, answer: _Answer, fault: Fault | None) -> None:
@@ -830,6 +847,12 @@ def _child_output(child: subprocess.Popen[bytes], first: bytes) -> Iterator[byte
         child.stdout.close()
         child.kill()
         child.wait()
+
+
+def _relay_output(connection: http.client.HTTPConnection, answer: http.client.HTTPResponse) -> Iterator[bytes]:
+    with contextlib.closing(connection):
+        while piece := answer.read(PIECE):
+            yield piece
 
 
 def _plain(status: int, body: bytes, headers: Mapping[str, str]) -> _Answer:
