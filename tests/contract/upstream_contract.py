@@ -1,0 +1,155 @@
+"""What every Upstream promises, as far as it can be seen from outside.
+
+A subclass supplies a ``world``: an upstream together with the means to change it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Protocol
+
+import pytest
+
+from mirror_sync.domain.names import GitOid, LfsOid, RefName
+from mirror_sync.domain.pointers import Pointer
+from mirror_sync.errors import UpstreamUnavailable
+from mirror_sync.ports import Clock, FetchRequest, Upstream
+
+MAIN = RefName("refs/heads/main")
+TAG = RefName("refs/tags/v1")
+PULL = RefName("refs/pull/1/head")
+ALL = ("refs/*",)
+
+
+class World(Protocol):
+    """An upstream that a test can change."""
+
+    upstream: Upstream
+    clock: Clock
+
+    def commit(self, ref: RefName) -> GitOid:
+        """Move ``ref`` to a new commit, create it when absent, and return the tip; ``main`` is the default branch."""
+
+    def put(self, data: bytes) -> Pointer:
+        """Place an LFS object."""
+
+    def cut_next(self, pointer: Pointer, after: int) -> None:
+        """Let the next download of this object break after ``after`` bytes."""
+
+
+def absent(text: str) -> Pointer:
+    data = text.encode()
+    return Pointer(LfsOid(hashlib.sha256(data).hexdigest()), len(data))
+
+
+DATA = bytes(range(256)) * 1000
+
+
+class UpstreamContract:
+    @pytest.fixture
+    def world(self) -> World:
+        raise NotImplementedError
+
+    # -- refs
+
+    def test_observing_finds_the_refs_and_the_default_branch(self, world):
+        tips = {MAIN: world.commit(MAIN), TAG: world.commit(TAG)}
+        before = world.clock.now()
+        observation = world.upstream.observe(ALL)
+        assert dict(observation.snapshot.tips) == tips
+        assert observation.snapshot.head == MAIN
+        assert before <= observation.started_at <= world.clock.now()
+        assert observation.digest
+
+    def test_only_selected_refs_are_found(self, world):
+        tips = {name: world.commit(name) for name in (MAIN, TAG, PULL)}
+        assert dict(world.upstream.observe(("refs/heads/*", str(TAG))).snapshot.tips) == {
+            MAIN: tips[MAIN],
+            TAG: tips[TAG],
+        }
+
+    def test_the_same_answer_is_not_told_twice(self, world):
+        world.commit(MAIN)
+        observation = world.upstream.observe(ALL)
+        assert world.upstream.observe(ALL, known_digest=observation.digest) is None
+        assert world.upstream.observe(ALL, known_digest="another").snapshot == observation.snapshot
+
+    def test_a_change_has_another_digest(self, world):
+        world.commit(MAIN)
+        first = world.upstream.observe(ALL)
+        moved = world.commit(MAIN)
+        second = world.upstream.observe(ALL, known_digest=first.digest)
+        assert second is not None
+        assert second.snapshot.tips[MAIN] == moved
+        assert second.digest != first.digest
+
+    def test_a_fetch_yields_bytes(self, world):
+        tip = world.commit(MAIN)
+        observation = world.upstream.observe(ALL)
+        request = FetchRequest(observation.object_format, wants=(tip,), haves=())
+        assert len(b"".join(world.upstream.fetch(request))) > 0
+
+    def test_git_access_names_no_secret_in_its_url(self, world):
+        access = world.upstream.git_access()
+        assert "@" not in access.url
+        for value in access.environment.values():
+            assert not value or value not in repr(access)
+
+    # -- LFS
+
+    def test_a_batch_answers_for_each_object_in_order(self, world):
+        pointers = [world.put(f"object {number}".encode()) for number in range(5)]
+        pointers.insert(2, absent("nobody has this"))
+        answers = world.upstream.batch(pointers)
+        assert [answer.pointer for answer in answers] == pointers
+        assert [answer.error_code for answer in answers] == [0, 0, 404, 0, 0, 0]
+        assert [answer.action is None for answer in answers] == [False, False, True, False, False, False]
+
+    def test_more_than_a_hundred_objects_are_answered(self, world):
+        pointers = [world.put(f"object {number}".encode()) for number in range(230)]
+        answers = world.upstream.batch(pointers)
+        assert [answer.pointer for answer in answers] == pointers
+        assert all(answer.action for answer in answers)
+
+    def test_an_empty_batch_has_no_answers(self, world):
+        assert world.upstream.batch([]) == []
+
+    @pytest.mark.parametrize(("start", "end"), [(0, len(DATA)), (0, 1), (1000, 70_000), (len(DATA) - 1, len(DATA))])
+    def test_the_bytes_asked_for_arrive(self, world, start, end):
+        pointer = world.put(DATA)
+        (answer,) = world.upstream.batch([pointer])
+        body = world.upstream.open_object(pointer, answer.action, start=start, end=end)
+        try:
+            chunks = list(body.chunks())
+        finally:
+            body.close()
+        assert body.start == start
+        assert b"".join(chunks) == DATA[start:end]
+        assert all(0 < len(chunk) <= 1 << 20 for chunk in chunks)
+
+    def test_a_broken_stream_is_told_and_what_came_is_right(self, world):
+        pointer = world.put(DATA)
+        world.cut_next(pointer, 100_000)
+        (answer,) = world.upstream.batch([pointer])
+        body = world.upstream.open_object(pointer, answer.action, start=0, end=len(DATA))
+        came = bytearray()
+        with pytest.raises(UpstreamUnavailable):  # noqa: PT012 - the loop is the statement: bytes first, then the break
+            for chunk in body.chunks():
+                came += chunk
+        body.close()
+        assert len(came) <= 100_000
+        assert DATA.startswith(came)
+
+    def test_a_body_may_be_closed_before_its_end(self, world):
+        pointer = world.put(DATA)
+        (answer,) = world.upstream.batch([pointer])
+        body = world.upstream.open_object(pointer, answer.action, start=0, end=len(DATA))
+        next(iter(body.chunks()))
+        body.close()
+        again = world.upstream.open_object(pointer, answer.action, start=0, end=len(DATA))
+        assert b"".join(again.chunks()) == DATA
+        again.close()
+
+    def test_closing_twice_is_harmless(self, world):
+        world.upstream.close()
+        world.upstream.close()
