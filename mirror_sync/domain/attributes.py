@@ -54,25 +54,11 @@ class _Line:
     states: _States
 
 
-def lfs_paths(paths: Iterable[bytes], files: Mapping[bytes, bytes], *, work_limit: int = WORK_LIMIT) -> Iterator[bytes]:
-    """Yield those of ``paths`` whose attribute ``filter`` is ``lfs``.
+@dataclass(slots=True)
+class Work:
+    """Steps of matching that may still be taken; shared by all attributes that one question asks."""
 
-    ``files`` maps a directory to the content of its ``.gitattributes``.  Malformed
-    lines count as Git counts them: not at all.
-    """
-    rules = _Rules(files, work_limit)
-    return (path for path in paths if rules.marks(path))
-
-
-def attribute_directories(paths: Iterable[bytes]) -> set[bytes]:
-    """Return every directory whose ``.gitattributes`` has a say about one of ``paths``."""
-    found = {b""}
-    for path in paths:
-        end = path.rfind(b"/")
-        while end > 0 and path[:end] not in found:
-            found.add(path[:end])
-            end = path.rfind(b"/", 0, end)
-    return found
+    steps: int = WORK_LIMIT
 
 
 # ---------------------------------------------------------------- deciding
@@ -97,11 +83,15 @@ class _File:
     """All others: number, whether the file name alone is matched, plain beginning, the rest."""
 
 
-class _Rules:
-    """All attributes files of one tree."""
+class Attributes:
+    """The attributes files of one tree, or those on the way to one directory.
 
-    def __init__(self, files: Mapping[bytes, bytes], work_limit: int) -> None:
-        self._work = work_limit
+    ``files`` maps a directory to the content of its ``.gitattributes``.  Malformed
+    lines count as Git counts them: not at all.
+    """
+
+    def __init__(self, files: Mapping[bytes, bytes], *, work: Work | None = None) -> None:
+        self._work = work or Work()
         top = list(_read_lines(files.get(b"", b""), macros=True))
         self._macros: dict[bytes, _States] = {}
         for line in top:
@@ -129,7 +119,7 @@ class _Rules:
                     self._assign(file.states[number], assigned)
                     if _FILTER in assigned:
                         return assigned[_FILTER] is _Value.LFS
-            if self._work <= 0:
+            if self._work.steps <= 0:
                 return True
             if end <= 0:
                 return False
@@ -156,19 +146,19 @@ class _Rules:
         for length in file.lengths:
             if length <= len(name):
                 plain += file.endings.get(name[len(name) - length :], ())
-        self._work -= len(file.lengths) + len(plain) + 1
+        self._work.steps -= len(file.lengths) + len(plain) + 1
         plain.sort()
         for number, by_name, beginning, wildcard in reversed(file.wild):
             while plain and plain[-1] > number:
                 yield plain.pop()
-            if self._work <= 0:
+            if self._work.steps <= 0:
                 return
             text = name if by_name else path
-            self._work -= 1
+            self._work.steps -= 1
             if text.startswith(beginning):
                 rest = text[len(beginning) :]
                 if wildcard.could_match(rest):
-                    self._work -= len(rest) + wildcard.size
+                    self._work.steps -= len(rest) + wildcard.size
                     if wildcard.matches(rest):
                         yield number
         while plain:

@@ -1,0 +1,118 @@
+"""Reading many objects by id from one long-lived ``cat-file``."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import IO, Final, Self
+
+from mirror_sync.domain.names import GitOid
+from mirror_sync.errors import GitFailed, RepositoryDamaged
+from mirror_sync.repos.git import PIPE, Child, Git
+
+BATCH: Final = 4096
+"""Objects asked for before their answers are read."""
+
+_SKIP: Final = 256 * 1024
+_PIPE_BYTES: Final = 4096
+"""What a pipe takes at once whatever the system's limits are."""
+
+
+class ObjectReader:
+    """Reads objects of one repository by id; a context manager around one git child.
+
+    Asks by object id only: asked by name, a long-lived ``cat-file`` can answer stale.
+    """
+
+    def __init__(self, git: Git) -> None:
+        self._child: Child = git.stream(["cat-file", "--batch-command", "--buffer"], stdin=PIPE)
+
+    def __enter__(self) -> Self:
+        self._child.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._child.__exit__(kind, error, trace)
+
+    def read(self, oids: Iterable[GitOid], *, limit: int) -> Iterator[tuple[GitOid, str, bytes | None]]:
+        """Yield id, type and content of each object, in order; ``None`` for the content beyond ``limit`` bytes.
+
+        Read to the end before asking for more.  Raises :class:`RepositoryDamaged` for
+        an object that is not here.
+        """
+        wanted = iter(oids)
+        while batch := list(islice(wanted, BATCH)):
+            with self._asked(batch):
+                for oid in batch:
+                    yield _read_one(self._child.stdout, oid, limit=limit)
+
+    @contextlib.contextmanager
+    def _asked(self, batch: Sequence[GitOid]) -> Iterator[None]:
+        """Write the requests, beside the reader when they might not fit the pipe, so that neither side waits for the other."""
+        data = b"".join(b"contents %s\n" % oid.encode() for oid in batch) + b"flush\n"
+        if len(data) <= _PIPE_BYTES:
+            self._write(data)
+            yield
+            return
+        writer = threading.Thread(target=self._write, args=(data,), name="object-reader", daemon=True)
+        writer.start()
+        try:
+            yield
+        except BaseException:
+            self._child.kill()  # so that the writer's pipe breaks
+            raise
+        finally:
+            writer.join()
+
+    def _write(self, data: bytes) -> None:
+        # a child that died is found out by its silence on the other pipe, where the error says more
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.write(data)
+            self._child.stdin.flush()
+
+
+def read_contents(stream: IO[bytes]) -> Iterator[tuple[GitOid, str, bytes]]:
+    """Yield id, type and content of each object in the output of ``cat-file --batch``."""
+    while header := stream.readline():
+        oid, kind, size = _header(header)
+        yield oid, kind, _body(stream, size)
+
+
+def _read_one(stream: IO[bytes], oid: GitOid, *, limit: int) -> tuple[GitOid, str, bytes | None]:
+    header = stream.readline()
+    if not header:
+        raise EOFError
+    found, kind, size = _header(header)
+    if found != oid:
+        raise GitFailed("cat-file answered out of order", argv=("cat-file",))
+    if size <= limit:
+        return oid, kind, _body(stream, size)
+    left = size + 1
+    while left:
+        data = stream.read(min(left, _SKIP))
+        if not data:
+            raise EOFError
+        left -= len(data)
+    return oid, kind, None
+
+
+def _header(line: bytes) -> tuple[GitOid, str, int]:
+    fields = line.decode("ascii", "replace").split()
+    if len(fields) != 3:
+        raise RepositoryDamaged(
+            f"object {fields[0] if fields else ''} is not in the repository",
+            why=line.decode("ascii", "replace").strip(),
+        )
+    return GitOid(fields[0]), fields[1], int(fields[2])
+
+
+def _body(stream: IO[bytes], size: int) -> bytes:
+    data = stream.read(size + 1)
+    if len(data) != size + 1:
+        raise EOFError
+    return data[:-1]
