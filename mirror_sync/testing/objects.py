@@ -25,7 +25,7 @@ class MemoryIncomplete:
         # Space is made for what arrives, not for what a pointer claims.
         self._data, self._parts = store.parts.get(pointer.oid, (bytearray(), []))
         if store.sizes_tried.setdefault(pointer.oid, pointer.size) != pointer.size:
-            self._data, self._parts = bytearray(), []
+            self.restart()
             store.sizes_tried[pointer.oid] = pointer.size
 
     def missing(self) -> list[Part]:
@@ -46,9 +46,11 @@ class MemoryIncomplete:
             self._data.extend(bytes(end - len(self._data)))
         self._data[offset:end] = data
         self._parts = add(self._parts, (offset, end))
+        self._store.parts[self.pointer.oid] = (self._data, self._parts)
 
     def restart(self) -> None:
         self._data, self._parts = bytearray(), []
+        self._store.parts.pop(self.pointer.oid, None)
 
     def promote(self) -> None:
         if self._store.has(self.pointer):
@@ -64,10 +66,8 @@ class MemoryIncomplete:
 
     def close(self) -> None:
         if self._parts:
-            self._store.parts[self.pointer.oid] = (self._data, self._parts)
             self._store.written[self.pointer.oid] = self._store.clock.now()
         else:
-            self._store.parts.pop(self.pointer.oid, None)
             self._store.written.pop(self.pointer.oid, None)
             self._store.sizes_tried.pop(self.pointer.oid, None)
 

@@ -75,7 +75,7 @@ def one_line_each(request: FetchRequest) -> Iterable[bytes]:
     return [f"{oid}\n".encode() for oid in request.wants]
 
 
-@dataclass(slots=True)
+@dataclass
 class ScriptedUpstream:
     """Answers from what a test put in; implements :class:`mirror_sync.ports.Upstream`.
 

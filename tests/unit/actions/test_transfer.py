@@ -1,0 +1,614 @@
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections import deque
+
+import pytest
+
+from mirror_sync.actions.transfer import TransferLimits, transfer
+from mirror_sync.domain.names import LfsOid, MirrorName
+from mirror_sync.domain.pointers import EMPTY_OID, Pointer
+from mirror_sync.errors import (
+    AddressRefused,
+    Interrupted,
+    ObjectBusy,
+    RateLimited,
+    StorageFull,
+    UpstreamGone,
+    UpstreamInvalid,
+    UpstreamRefused,
+    UpstreamStalled,
+    UpstreamUnavailable,
+)
+from mirror_sync.testing.clock import HandClock
+from mirror_sync.testing.objects import MemoryObjectStore
+from mirror_sync.testing.parallel import OneByOne
+from mirror_sync.testing.telemetry import ListedTelemetry
+from mirror_sync.testing.upstream import Fault, ScriptedUpstream
+from mirror_sync.threads import ThreadParallel
+
+MIRROR = MirrorName("upstream.example/acme/model")
+KIB = 1024
+BIG = random.Random(1).randbytes(1000 * KIB)
+
+
+class Scene:
+    """One transfer's world, in memory."""
+
+    def __init__(self, *, capacity=None):
+        self.clock = HandClock()
+        self.upstream = ScriptedUpstream(self.clock, piece=100 * KIB)
+        self.objects = MemoryObjectStore(self.clock, capacity=capacity)
+        self.telemetry = ListedTelemetry()
+        self.stop = threading.Event()
+        self.parallel = OneByOne()
+
+    def run(self, *wanted, **limits):
+        return transfer(
+            wanted,
+            mirror=MIRROR,
+            upstream=self.upstream,
+            objects=self.objects,
+            parallel=self.parallel,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            limits=TransferLimits(**limits),
+            stop=self.stop,
+        )
+
+    def asked(self, pointer):
+        return [(start, end) for oid, start, end in self.upstream.opened if oid == pointer.oid]
+
+    def whole(self, report, *pointers):
+        assert report.error is None
+        assert not report.failed
+        assert not report.known_missing
+        assert report.arrived == {pointer.oid for pointer in pointers}
+        assert all(self.objects.verify(pointer.oid) for pointer in pointers)
+
+
+@pytest.fixture
+def scene():
+    return Scene()
+
+
+def never(text="nobody has this"):
+    return Pointer(LfsOid(hashlib.sha256(text.encode()).hexdigest()), 15)
+
+
+# ---------------------------------------------------------------- the straight way
+
+
+def test_objects_arrive_and_are_counted(scene):
+    pointers = [scene.upstream.put(f"object {number}".encode()) for number in range(10)]
+    report = scene.run(*pointers)
+    scene.whole(report, *pointers)
+    assert report.bytes_fetched == sum(pointer.size for pointer in pointers) == scene.upstream.sent
+    assert all(body.closed for body in scene.upstream.bodies)
+
+
+def test_nothing_wanted_asks_nothing(scene):
+    report = scene.run()
+    scene.whole(report)
+    assert scene.upstream.batches == []
+
+
+def test_small_before_large_and_each_once(scene):
+    large, small, middle = (scene.upstream.put(bytes([n]) * size) for n, size in enumerate((900, 10, 500)))
+    report = scene.run(large, small, middle, small, large)
+    scene.whole(report, large, small, middle)
+    assert [oid for oid, _, _ in scene.upstream.opened] == [small.oid, middle.oid, large.oid]
+
+
+def test_what_is_here_is_not_asked_for(scene):
+    here = scene.objects.put(b"here before")
+    away = scene.upstream.put(b"away")
+    report = scene.run(here, away)
+    scene.whole(report, here, away)
+    assert scene.upstream.batches == [(away,)]
+
+
+def test_the_empty_object_is_made_without_asking(scene):
+    empty = Pointer(EMPTY_OID, 0)
+    scene.whole(scene.run(empty), empty)
+    assert scene.upstream.batches == []
+
+
+@pytest.mark.parametrize("pointer", [Pointer(never().oid, 0), Pointer(EMPTY_OID, 12)])
+def test_a_size_that_cannot_be_is_refused_without_asking(scene, pointer):
+    report = scene.run(pointer)
+    assert report.failed[pointer.oid][0] == "MS-L422"
+    assert scene.upstream.batches == []
+
+
+def test_an_object_above_the_limit_is_not_asked_for(scene):
+    large, small = scene.upstream.put(b"x" * 101), scene.upstream.put(b"y" * 100)
+    report = scene.run(large, small, max_object_bytes=100)
+    assert report.arrived == {small.oid}
+    assert report.failed == {large.oid: ("MS-L413", "101 bytes are more than lfs.max_object allows (100)")}
+    assert scene.upstream.batches == [(small,)]
+
+
+def test_batches_hold_at_most_a_hundred_and_are_asked_just_ahead_of_need(scene):
+    pointers = [scene.upstream.put(b"%06d" % number) for number in range(250)]
+    asked_after = []
+    batch = scene.upstream.batch
+
+    def noting(group, **more):
+        asked_after.append(len(scene.objects.objects))
+        return batch(group, **more)
+
+    scene.upstream.batch = noting
+    scene.whole(scene.run(*pointers), *pointers)
+    assert [len(group) for group in scene.upstream.batches] == [100, 100, 50]
+    assert {pointer for group in scene.upstream.batches for pointer in group} == set(pointers)
+    assert asked_after[0] == 0
+    assert 40 <= asked_after[1] <= 100
+    assert 140 <= asked_after[2] <= 200
+
+
+def test_many_at_once_ask_for_each_object_once(scene):
+    scene.parallel = ThreadParallel()
+    pointers = [scene.upstream.put(b"%06d" % number) for number in range(450)]
+    scene.whole(scene.run(*pointers, connections=8), *pointers)
+    asked = [pointer for group in scene.upstream.batches for pointer in group]
+    assert len(asked) == len(set(asked)) == 450
+    assert max(len(group) for group in scene.upstream.batches) <= 100
+    assert len(scene.upstream.opened) == 450
+
+
+def test_progress_is_told_now_and_then_and_at_the_end(scene):
+    pointer = scene.upstream.put(BIG, Fault(before_piece=lambda _: scene.clock.advance(0.2)))
+    scene.run(pointer)
+    told = scene.telemetry.named("progress")
+    assert 3 <= len(told) <= 5
+    assert told[-1] == ("progress", MIRROR, "lfs", len(BIG), len(BIG))
+    assert [entry[3] for entry in told] == sorted(entry[3] for entry in told)
+
+
+# ---------------------------------------------------------------- what upstream lacks or refuses
+
+
+@pytest.mark.parametrize(("status", "code"), [(404, "MS-L404"), (410, "MS-L410")])
+def test_what_upstream_lacks_is_known_missing_and_holds_no_other(scene, status, code):
+    lost, good = scene.upstream.put(b"lost"), scene.upstream.put(b"good one")
+    scene.upstream.refusals[lost.oid] = (status, "gone \x1b[31mfar away")
+    report = scene.run(lost, good)
+    assert report.arrived == {good.oid}
+    assert report.failed == {}
+    assert report.known_missing[lost.oid][0] == code
+    assert "gone \\x1b[31mfar away" in report.known_missing[lost.oid][1]
+    assert report.error is None
+    assert lost.oid not in scene.objects.parts
+
+
+@pytest.mark.parametrize("status", [0, 403, 409, 422])
+def test_a_refused_object_fails_and_holds_no_other(scene, status):
+    refused, good = scene.upstream.put(b"refused"), scene.upstream.put(b"good one")
+    scene.upstream.refusals[refused.oid] = (status, "not today")
+    report = scene.run(refused, good)
+    assert report.arrived == {good.oid}
+    assert report.failed[refused.oid][0] == "MS-L400"
+    assert "not today" in report.failed[refused.oid][1]
+    assert report.error is None
+
+
+def test_an_object_the_server_fails_for_is_tried_again(scene):
+    pointer = scene.upstream.put(b"shy")
+    scene.upstream.refusals[pointer.oid] = (500, "oops")
+    scene.clock.on_sleep = lambda _: scene.upstream.refusals.clear() if len(scene.clock.slept) == 2 else None
+    scene.whole(scene.run(pointer), pointer)
+    assert len(scene.upstream.batches) == 3
+
+
+def test_a_link_gone_twice_names_a_missing_object(scene):
+    pointer = scene.upstream.put(b"gone", *[Fault(error=UpstreamGone("not there")) for _ in range(2)])
+    report = scene.run(pointer)
+    assert report.known_missing[pointer.oid][0] == "MS-L404"
+    assert len(scene.upstream.batches) == 2
+
+
+def test_a_link_gone_once_is_asked_for_again(scene):
+    pointer = scene.upstream.put(b"gone", Fault(error=UpstreamGone("not there")))
+    scene.whole(scene.run(pointer), pointer)
+
+
+def test_a_link_to_a_forbidden_address_is_not_tried_again(scene):
+    pointer = scene.upstream.put(b"trap", *[Fault(error=AddressRefused("169.254.169.254 is not allowed"))] * 3)
+    report = scene.run(pointer)
+    assert report.failed[pointer.oid][0] == "MS-U403"
+    assert len(scene.upstream.opened) == 1
+    assert report.error is None
+
+
+# ---------------------------------------------------------------- broken links
+
+
+def test_a_cut_stream_goes_on_where_it_broke_with_a_fresh_action(scene):
+    pointer = scene.upstream.put(BIG, Fault(cut_after=300 * KIB), Fault(cut_after=200 * KIB))
+    report = scene.run(pointer)
+    scene.whole(report, pointer)
+    assert scene.asked(pointer) == [(0, len(BIG)), (300 * KIB, len(BIG)), (500 * KIB, len(BIG))]
+    assert report.bytes_fetched == len(BIG)
+    assert len(scene.upstream.batches) == 3
+
+
+def test_a_stream_that_ends_early_goes_on_too(scene):
+    pointer = scene.upstream.put(BIG, Fault(ends_after=300 * KIB))
+    report = scene.run(pointer)
+    scene.whole(report, pointer)
+    assert scene.asked(pointer)[1] == (300 * KIB, len(BIG))
+
+
+def test_progress_starts_the_patience_anew(scene):
+    faults = [Fault(cut_after=70 * KIB), Fault(error=UpstreamUnavailable("HTTP 503"))] * 10
+    pointer = scene.upstream.put(BIG, *faults)
+    scene.whole(scene.run(pointer, attempts=2), pointer)
+
+
+def test_patience_ends_and_the_parts_stay(scene):
+    pointer = scene.upstream.put(BIG, Fault(cut_after=300 * KIB), *[Fault(error=UpstreamStalled("nothing came"))] * 9)
+    report = scene.run(pointer)
+    assert report.arrived == frozenset()
+    assert report.failed == {pointer.oid: ("MS-U504", "nothing came")}
+    assert report.error is None
+    assert len(scene.asked(pointer)) == 6
+    assert len(scene.clock.slept) == 5
+    assert max(scene.clock.slept) <= 30.0
+    with scene.objects.incomplete(pointer) as incomplete:
+        assert incomplete.missing() == [(300 * KIB, len(BIG))]
+    scene.upstream.faults.clear()
+    scene.whole(scene.run(pointer), pointer)
+    assert scene.asked(pointer)[-1] == (300 * KIB, len(BIG))
+
+
+def test_a_server_that_gives_a_few_bytes_a_time_is_given_up(scene):
+    pointer = scene.upstream.put(BIG, *[Fault(cut_after=10)] * 1000)
+    report = scene.run(pointer)
+    assert pointer.oid in report.failed
+    assert len(scene.asked(pointer)) == 5
+
+
+def test_a_few_missing_bytes_are_progress_enough(scene):
+    data = b"0123456789"
+    pointer = scene.upstream.put(data)
+    with scene.objects.incomplete(pointer) as incomplete:
+        incomplete.write(2, data[2:5])
+    scene.whole(scene.run(pointer), pointer)
+    assert scene.asked(pointer) == [(0, 2), (5, 10)]
+
+
+def test_a_server_that_is_down_ends_the_transfer(scene):
+    pointers = [
+        scene.upstream.put(b"%04d" % number, *[Fault(error=UpstreamUnavailable("connection refused"))] * 5)
+        for number in range(100)
+    ]
+    report = scene.run(*pointers)
+    assert isinstance(report.error, UpstreamUnavailable)
+    assert len(report.failed) == 8
+    assert len(scene.upstream.opened) == 40
+
+
+@pytest.mark.parametrize(
+    "error", [UpstreamRefused("HTTP 403"), UpstreamRefused("HTTP 401"), UpstreamInvalid("HTTP 400")]
+)
+def test_a_refused_link_is_asked_for_again_and_bytes_in_between_count(scene, error):
+    pointer = scene.upstream.put(BIG, *[Fault(cut_after=100 * KIB), Fault(error=error)] * 8)
+    scene.whole(scene.run(pointer, attempts=2), pointer)
+    assert len(scene.upstream.batches) == 17
+
+
+# ---------------------------------------------------------------- expiry
+
+
+def test_links_about_to_expire_are_renewed_before_use(scene):
+    scene.upstream.lifetime = 600.0
+    slow = Fault(before_piece=lambda _: scene.clock.advance(60.0))
+    pointers = [scene.upstream.put(bytes([number]) + BIG[:400_000], slow) for number in range(8)]
+    report = scene.run(*pointers)
+    scene.whole(report, *pointers)
+    assert len(scene.upstream.opened) == 8, "no link was used after it had expired"
+    assert [len(group) for group in scene.upstream.batches] == [8, 5, 2]
+
+
+def test_links_that_live_shortly_are_used_nevertheless(scene):
+    scene.upstream.lifetime = 30.0
+    pointers = [scene.upstream.put(b"%04d" % number) for number in range(150)]
+    scene.whole(scene.run(*pointers), *pointers)
+    assert len(scene.upstream.batches) == 2
+
+
+def test_an_expired_link_is_renewed_without_harm(scene):
+    scene.upstream.lifetime = 0.0
+    pointer = scene.upstream.put(b"too late")
+    scene.clock.on_sleep = lambda _: setattr(scene.upstream, "lifetime", 100.0)
+    scene.whole(scene.run(pointer), pointer)
+
+
+# ---------------------------------------------------------------- ranges
+
+
+def test_a_server_that_ignores_ranges_is_read_from_its_beginning(scene):
+    pointer = scene.upstream.put(BIG, Fault(cut_after=300 * KIB), Fault(ignore_range=True))
+    report = scene.run(pointer)
+    scene.whole(report, pointer)
+    assert report.bytes_fetched == 300 * KIB + len(BIG)
+
+
+def test_an_ignored_range_fills_one_gap_and_leaves_the_next(scene):
+    pointer = scene.upstream.put(BIG, Fault(ignore_range=True), Fault(ignore_range=True))
+    with scene.objects.incomplete(pointer) as incomplete:
+        incomplete.write(150 * KIB, BIG[150 * KIB : 250 * KIB])
+        incomplete.write(777 * KIB, BIG[777 * KIB : 778 * KIB])
+    scene.whole(scene.run(pointer), pointer)
+
+
+def test_an_answer_from_another_place_is_not_believed(scene):
+    pointer = scene.upstream.put(BIG, Fault(start_at=500 * KIB))
+    scene.whole(scene.run(pointer), pointer)
+    assert scene.asked(pointer) == [(0, len(BIG)), (0, len(BIG))]
+
+
+def test_an_answer_that_begins_earlier_is_passed_over_up_to_the_gap(scene):
+    pointer = scene.upstream.put(BIG, Fault(cut_after=300 * KIB), Fault(start_at=33 * KIB))
+    scene.whole(scene.run(pointer), pointer)
+
+
+def test_more_than_was_asked_for_is_left(scene):
+    pointer = scene.upstream.put(BIG, Fault(overlong=250 * KIB))
+    with scene.objects.incomplete(pointer) as incomplete:
+        incomplete.write(400 * KIB, BIG[400 * KIB : 700 * KIB])
+    scene.whole(scene.run(pointer), pointer)
+    assert scene.asked(pointer) == [(0, 400 * KIB), (700 * KIB, len(BIG))]
+
+
+def test_a_huge_object_is_asked_for_in_pieces(scene, monkeypatch):
+    monkeypatch.setattr("mirror_sync.actions.bring.WHOLE_BYTES", 500 * KIB)
+    monkeypatch.setattr("mirror_sync.actions.bring.PIECE_BYTES", 300 * KIB)
+    pointer = scene.upstream.put(BIG, Fault(), Fault(cut_after=100 * KIB), Fault(ignore_range=True))
+    scene.whole(scene.run(pointer), pointer)
+    assert scene.asked(pointer) == [(0, 300 * KIB), (300 * KIB, 600 * KIB), (400 * KIB, 700 * KIB)]
+
+
+# ---------------------------------------------------------------- wrong bytes
+
+
+def test_wrong_bytes_are_thrown_away_and_fetched_again(scene):
+    pointer = scene.upstream.put(BIG, Fault(flip=True), Fault(flip=True))
+    report = scene.run(pointer)
+    scene.whole(report, pointer)
+    assert [entry[1]["attempt"] for entry in scene.telemetry.named("lfs_object_corrupt")] == [1, 2]
+    assert scene.asked(pointer) == [(0, len(BIG))] * 3
+
+
+def test_bytes_wrong_three_times_are_given_up(scene):
+    pointer, good = scene.upstream.put(b"data", *[Fault(flip=True)] * 9), scene.upstream.put(b"good one")
+    report = scene.run(pointer, good)
+    assert report.arrived == {good.oid}
+    code, text = report.failed[pointer.oid]
+    assert code == "MS-L422"
+    assert hashlib.sha256(bytes(byte ^ 0xFF for byte in b"data")).hexdigest() in text
+    assert len(scene.asked(pointer)) == 3
+    assert pointer.oid not in scene.objects.parts
+
+
+def test_parts_whole_on_disk_are_promoted_without_asking(scene):
+    pointer = scene.upstream.put(BIG)
+    with scene.objects.incomplete(pointer) as incomplete:
+        incomplete.write(0, BIG)
+    report = scene.run(pointer)
+    scene.whole(report, pointer)
+    assert scene.upstream.batches == []
+    assert report.bytes_fetched == 0
+
+
+def test_of_two_claimed_sizes_the_true_one_decides(scene):
+    pointer = scene.upstream.put(BIG)
+    for liar in (Pointer(pointer.oid, 5), Pointer(pointer.oid, len(BIG) + 5)):
+        scene.objects.objects.clear()
+        for order in ((liar, pointer), (pointer, liar)):
+            scene.whole(scene.run(*order), pointer)
+
+
+# ---------------------------------------------------------------- somebody else fetches it
+
+
+def test_an_object_somebody_fetches_is_waited_for_and_not_fetched_twice(scene):
+    pointer, other = scene.upstream.put(BIG), scene.upstream.put(b"other")
+    held = scene.objects.incomplete(pointer)
+    incomplete = held.__enter__()
+
+    def finish_later(_seconds):
+        if len(scene.clock.slept) == 3:
+            incomplete.write(0, BIG)
+            incomplete.promote()
+            held.__exit__(None, None, None)
+
+    scene.clock.on_sleep = finish_later
+    scene.whole(scene.run(pointer, other), pointer, other)
+    assert scene.asked(pointer) == []
+    assert scene.clock.slept == [1.0, 1.0, 1.0]
+    assert scene.upstream.batches == [(other, pointer)]
+
+
+def test_an_object_somebody_gave_up_is_taken_over(scene):
+    pointer = scene.upstream.put(BIG)
+    held = scene.objects.incomplete(pointer)
+    held.__enter__().write(0, BIG[: 100 * KIB])
+    scene.clock.on_sleep = lambda _: held.__exit__(None, None, None) if len(scene.clock.slept) == 2 else None
+    scene.whole(scene.run(pointer), pointer)
+    assert scene.asked(pointer) == [(100 * KIB, len(BIG))]
+
+
+def test_waiting_for_somebody_ends(scene):
+    pointer = scene.upstream.put(BIG)
+    with scene.objects.incomplete(pointer):
+        report = scene.run(pointer, busy_seconds=60)
+    assert report.failed[pointer.oid][0] == ObjectBusy.code
+    assert 60 <= sum(scene.clock.slept) <= 62
+    assert report.error is None
+
+
+def test_stopping_ends_the_wait_for_somebody(scene):
+    pointer = scene.upstream.put(BIG)
+    scene.clock.on_sleep = lambda _: scene.stop.set()
+    with scene.objects.incomplete(pointer):
+        report = scene.run(pointer)
+    assert isinstance(report.error, Interrupted)
+    assert len(scene.clock.slept) == 1
+
+
+# ---------------------------------------------------------------- the whole transfer ends
+
+
+def test_a_rate_limit_on_a_download_ends_the_transfer_and_keeps_what_came(scene):
+    first, second, third = (scene.upstream.put(bytes([n]) * (n + 1)) for n in range(3))
+    limited = RateLimited(until=scene.clock.now() + 300)
+    scene.upstream.faults[second.oid] = deque([Fault(error=limited)])
+    report = scene.run(first, second, third)
+    assert report.error is limited
+    assert report.arrived == {first.oid}
+    assert not report.failed
+    assert scene.asked(third) == []
+
+
+def test_a_rate_limit_on_the_next_batch_lets_the_objects_in_hand_end(scene):
+    pointers = [scene.upstream.put(b"%06d" % number) for number in range(150)]
+    limited = RateLimited(until=scene.clock.now() + 300)
+    scene.upstream.batch_errors.extend([None, limited])
+    report = scene.run(*pointers)
+    assert report.error is limited
+    assert 40 <= len(report.arrived) <= 100
+    assert not report.failed
+
+
+def test_a_rate_limit_on_one_object_of_a_batch_ends_the_transfer(scene):
+    pointer = scene.upstream.put(b"popular")
+    scene.upstream.refusals[pointer.oid] = (429, "slow down")
+    report = scene.run(pointer)
+    assert isinstance(report.error, RateLimited)
+    assert report.error.until == scene.clock.now() + 60
+    assert not report.failed
+
+
+def test_a_failing_batch_is_asked_again(scene):
+    pointer = scene.upstream.put(b"data")
+    scene.upstream.batch_errors.extend([UpstreamUnavailable("HTTP 503"), UpstreamInvalid("a login page")] * 2)
+    scene.whole(scene.run(pointer), pointer)
+
+
+def test_a_batch_that_fails_for_good_ends_the_transfer(scene):
+    pointers = [scene.upstream.put(b"%04d" % number) for number in range(300)]
+    scene.upstream.batch_errors.extend([UpstreamUnavailable("HTTP 503")] * 99)
+    report = scene.run(*pointers)
+    assert isinstance(report.error, UpstreamUnavailable)
+    assert len(scene.upstream.batches) == 5
+    assert not report.failed
+    assert not report.arrived
+
+
+@pytest.mark.parametrize("error", [UpstreamRefused("HTTP 401"), AddressRefused("private"), UpstreamGone("HTTP 451")])
+def test_a_refused_batch_ends_the_transfer_at_once(scene, error):
+    pointers = [scene.upstream.put(b"%04d" % number) for number in range(3)]
+    scene.upstream.batch_errors.append(error)
+    report = scene.run(*pointers)
+    assert report.error is error
+    assert len(scene.upstream.batches) == 1
+    assert not report.failed
+
+
+def test_a_refused_batch_ends_the_transfer_for_every_thread(scene):
+    scene.parallel = ThreadParallel()
+    pointers = [scene.upstream.put(b"%04d" % number) for number in range(300)]
+    scene.upstream.batch_errors.extend([UpstreamRefused("HTTP 401")] * 99)
+    report = scene.run(*pointers, connections=8)
+    assert isinstance(report.error, UpstreamRefused)
+    assert not report.failed
+    assert scene.upstream.opened == []
+
+
+# ---------------------------------------------------------------- space
+
+
+def test_what_does_not_fit_fails_before_its_first_byte_and_smaller_ones_arrive():
+    scene = Scene(capacity=1000)
+    small, large, middle = (scene.upstream.put(bytes([n]) * size) for n, size in enumerate((100, 2000, 700)))
+    report = scene.run(large, middle, small)
+    assert report.arrived == {small.oid, middle.oid}
+    assert report.failed[large.oid][0] == "MS-S507"
+    assert isinstance(report.error, StorageFull)
+    assert scene.asked(large) == []
+    assert scene.telemetry.named("lfs_space_short")[0][1]["wanted_bytes"] == 2800
+
+
+def test_a_disk_that_fills_up_meanwhile_stops_new_transfers_and_keeps_the_parts():
+    scene = Scene(capacity=1200 * KIB)
+
+    def fill(at):
+        if at == 300 * KIB:
+            scene.objects.put(bytes(800 * KIB))
+
+    pointer, larger = scene.upstream.put(BIG, Fault(before_piece=fill)), scene.upstream.put(BIG + b"x")
+    report = scene.run(pointer, larger)
+    assert isinstance(report.error, StorageFull)
+    assert report.failed[pointer.oid][0] == "MS-S507"
+    assert scene.asked(larger) == []
+    with scene.objects.incomplete(pointer) as incomplete:
+        assert incomplete.missing() == [(400 * KIB, len(BIG))]
+
+
+# ---------------------------------------------------------------- stopping
+
+
+def test_stopping_ends_within_a_piece_and_keeps_what_came(scene):
+    def stop(at):
+        if at == 500 * KIB:
+            scene.stop.set()
+
+    small, pointer, larger = (
+        scene.upstream.put(b"small"),
+        scene.upstream.put(BIG, Fault(before_piece=stop)),
+        scene.upstream.put(BIG + b"x"),
+    )
+    report = scene.run(small, pointer, larger)
+    assert isinstance(report.error, Interrupted)
+    assert report.arrived == {small.oid}
+    assert not report.failed
+    assert scene.asked(larger) == []
+    assert all(body.closed for body in scene.upstream.bodies)
+    scene.stop.clear()
+    scene.whole(scene.run(small, pointer, larger), small, pointer, larger)
+    assert scene.asked(pointer)[-1] == (500 * KIB, len(BIG))
+
+
+def test_stopping_ends_the_wait_before_a_retry(scene):
+    pointer = scene.upstream.put(BIG, *[Fault(error=UpstreamUnavailable("HTTP 503"))] * 9)
+    scene.clock.on_sleep = lambda _: scene.stop.set()
+    report = scene.run(pointer)
+    assert isinstance(report.error, Interrupted)
+    assert not report.failed
+    assert len(scene.clock.slept) == 1
+
+
+def test_stopped_before_it_began_it_does_nothing(scene):
+    scene.stop.set()
+    report = scene.run(scene.upstream.put(b"data"))
+    assert isinstance(report.error, Interrupted)
+    assert scene.upstream.batches == []
+
+
+def test_stopping_with_many_at_once_loses_nothing(scene):
+    scene.parallel = ThreadParallel()
+    pointers = [scene.upstream.put(random.Random(number).randbytes(300 * KIB)) for number in range(40)]
+    stopper = Fault(before_piece=lambda _: scene.stop.set())
+    scene.upstream.faults[pointers[20].oid] = deque([stopper])
+    ordered = sorted(pointers, key=lambda pointer: pointer.size)
+    report = scene.run(*ordered, connections=4)
+    assert isinstance(report.error, Interrupted)
+    assert not report.failed
+    assert all(scene.objects.verify(oid) for oid in report.arrived)
+    scene.stop.clear()
+    scene.whole(scene.run(*ordered, connections=4), *pointers)
+    assert scene.upstream.sent <= sum(pointer.size for pointer in pointers) + 4 * 100 * KIB
