@@ -1,0 +1,76 @@
+"""What the web asks of the App; ``bootstrap.App`` is it, and tests make small ones."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+from flask import current_app
+
+from mirror_sync.actions.status import Overview, Why
+from mirror_sync.config import Settings
+from mirror_sync.domain.names import MirrorName
+from mirror_sync.domain.runs import Delivery
+from mirror_sync.ports import Clock, MirrorFilter, ObjectStore, Serving, StateStore, Telemetry
+from mirror_sync.telemetry import Metrics
+from mirror_sync.web.limits import Limits
+
+
+class App(Protocol):
+    """The part of ``bootstrap.App`` that answers requests."""
+
+    @property
+    def settings(self) -> Settings:
+        """The whole configuration."""
+
+    @property
+    def clock(self) -> Clock:
+        """What time it is."""
+
+    @property
+    def state(self) -> StateStore:
+        """Intent and history."""
+
+    @property
+    def serving(self) -> Serving:
+        """The read side of the repositories."""
+
+    @property
+    def objects(self) -> ObjectStore:
+        """LFS objects by oid."""
+
+    @property
+    def telemetry(self) -> Telemetry:
+        """Hears what happens."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """Counts."""
+
+    def mirror_status(self, name: MirrorName) -> dict[str, Any]:
+        """Return the public document of one mirror; raises ``NotFound``."""
+
+    def list_status(self, which: MirrorFilter, *, cursor: str = "", limit: int = 100) -> dict[str, Any]:
+        """Return ``{"items": [...], "next_cursor": str | None}``."""
+
+    def overview(self) -> Overview:
+        """Return the figures of the first page."""
+
+    def why(self, name: MirrorName) -> Why:
+        """Explain one mirror; raises ``NotFound``."""
+
+    def accept_delivery(self, delivery: Delivery) -> bool:
+        """Store a verified delivery durably; ``False`` when it was stored before."""
+
+
+EXTENSION = "mirror_sync"
+LIMITS = "mirror_sync_limits"
+
+
+def backend() -> App:
+    """Return the App of the request being answered."""
+    return cast("App", current_app.extensions[EXTENSION])
+
+
+def limits() -> Limits:
+    """Return what bounds the requests of this process."""
+    return cast("Limits", current_app.extensions[LIMITS])

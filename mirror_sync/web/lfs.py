@@ -1,0 +1,221 @@
+"""The Git LFS API of a read-only server (git-lfs ``docs/api``)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from flask import Response, request
+from werkzeug.wsgi import FileWrapper
+
+from mirror_sync.domain.names import LfsOid, is_lfs_oid, printable
+from mirror_sync.domain.pointers import Pointer
+from mirror_sync.domain.runs import Mirror
+from mirror_sync.errors import NotFound
+from mirror_sync.web.backend import backend, limits
+from mirror_sync.web.bodies import patience, small_body
+from mirror_sync.web.git_http import BUSY, SEND_STALL_SECONDS
+from mirror_sync.web.paths import Service, Target
+from mirror_sync.web.ranges import choose
+from mirror_sync.web.replies import LFS_TYPE, RETRY_SECONDS, Refused, json_answer, lfs_refusal, served_mirror
+from mirror_sync.web.streams import BLOCK_BYTES, SentFile
+
+MAX_OBJECTS = 1000
+MAX_BATCH_BYTES = 1024 * 1024
+MAX_SIZE = 2**63 - 1
+REASONS_LOOKED_UP = 100
+"""Objects of one batch whose exact reason is looked up; the others get the general one."""
+
+KNOWN_MISSING_CODE = "MS-L404"
+
+_HOST = re.compile(r"[A-Za-z0-9.\-_]+(?::[0-9]{1,5})?\Z|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?\Z")
+
+
+def answer_lfs(target: Target) -> Response:
+    """Answer one request of an LFS client."""
+    mirror = served_mirror(target.name)
+    service = target.service
+    if service is Service.LFS_BATCH:
+        return _batch(mirror) if request.method == "POST" else lfs_refusal(405, "a batch is asked with POST")
+    if service is Service.LFS_OBJECT:
+        return _object(mirror, target.rest)
+    if service is Service.LFS_LOCKS and request.method in ("GET", "HEAD"):
+        return json_answer({"locks": []}, content_type=LFS_TYPE)
+    if service is Service.LFS_LOCKS_VERIFY:
+        return lfs_refusal(404, "this mirror is read-only and keeps no locks")
+    if service in (Service.LFS_LOCKS, Service.LFS_UNLOCK):
+        return lfs_refusal(403, f"{mirror.name} is a read-only mirror; lock files at its upstream: {mirror.upstream}")
+    return lfs_refusal(404, "this is not a part of the LFS API")
+
+
+def public_base() -> str:
+    """Return ``scheme://host`` under which the client may ask again: the configured one, else the one it used."""
+    settings = backend().settings.server
+    if settings.public_url:
+        return settings.public_url.rstrip("/")
+    host = request.host
+    return f"{request.scheme}://{host}" if _HOST.match(host) else settings.base_url
+
+
+# ---------------------------------------------------------------- batch
+
+
+def _batch(mirror: Mirror) -> Response:
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding != "identity":
+        raise Refused(415, "a batch request is sent uncompressed")
+    try:
+        document = json.loads(small_body(request, limit=MAX_BATCH_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise Refused(422, "the batch request is not JSON") from error
+    objects = _checked(document, mirror)
+    known = backend().state.lfs_refers(mirror.id, [LfsOid(oid) for oid, _size in objects if is_lfs_oid(oid)])
+    here = backend().objects.present([Pointer(oid, size) for oid, size in known.items()])
+    reasons = _reasons(mirror, [oid for oid in known if oid not in here])
+    base = f"{public_base()}/{quote(mirror.name, safe='/:[]~@!$&()+,;=-._')}.git/info/lfs/objects"
+    answers = [_one(oid, size, known=known, here=here, reasons=reasons, base=base) for oid, size in objects]
+    return json_answer({"transfer": "basic", "objects": answers, "hash_algo": "sha256"}, content_type=LFS_TYPE)
+
+
+def _checked(document: object, mirror: Mirror) -> list[tuple[str, int]]:
+    """Return the objects asked for; raises :class:`Refused` for what is no download batch."""
+    if not isinstance(document, dict):
+        raise Refused(422, "the batch request is not a JSON object")
+    operation = document.get("operation")
+    if operation == "upload":
+        raise Refused(
+            403, f"{mirror.name} is a read-only mirror; upload LFS objects to its upstream: {mirror.upstream}"
+        )
+    if operation != "download":
+        raise Refused(422, "operation is neither download nor upload")
+    transfers = document.get("transfers")
+    if transfers and not (isinstance(transfers, list) and "basic" in transfers):
+        raise Refused(422, "only the basic transfer adapter is spoken here")
+    algorithm = document.get("hash_algo")
+    if algorithm not in (None, "", "sha256"):
+        raise Refused(409, "only sha256 is spoken here")
+    objects = document.get("objects")
+    if not isinstance(objects, list):
+        raise Refused(422, "objects is missing")
+    if len(objects) > MAX_OBJECTS:
+        raise Refused(413, f"a batch has at most {MAX_OBJECTS} objects")
+    found: list[tuple[str, int]] = []
+    for item in objects:
+        oid = item.get("oid") if isinstance(item, dict) else None
+        size = item.get("size") if isinstance(item, dict) else None
+        sound = isinstance(size, int) and not isinstance(size, bool) and 0 <= size <= MAX_SIZE
+        found.append((oid if isinstance(oid, str) else "", size if sound and size is not None else -1))
+    return found
+
+
+def _one(
+    oid: str, size: int, *, known: dict[LfsOid, int], here: set[LfsOid], reasons: dict[LfsOid, str], base: str
+) -> dict[str, Any]:
+    answer: dict[str, Any] = {"oid": printable(oid)[:200], "size": max(size, 0)}
+    lfs_oid = LfsOid(oid)
+    if not is_lfs_oid(oid) or size < 0:
+        return answer | {"error": {"code": 422, "message": "an object has an oid of 64 hex digits and a size"}}
+    if lfs_oid not in known:
+        return answer | {"error": {"code": 404, "message": "this mirror does not refer to that object"}}
+    if known[lfs_oid] != size:
+        message = f"the object has {known[lfs_oid]} bytes, not {size}"
+        return answer | {"error": {"code": 422, "message": message}}
+    if lfs_oid not in here:
+        return answer | {"error": {"code": 404, "message": reasons.get(lfs_oid, NOT_HERE)}}
+    return answer | {"authenticated": True, "actions": {"download": {"href": f"{base}/{oid}"}}}
+
+
+NOT_HERE = "the object is not here yet; it is queued to be fetched from upstream"
+
+
+def _reasons(mirror: Mirror, oids: Sequence[LfsOid]) -> dict[LfsOid, str]:
+    """Return why each object is not here: queued, known missing, or failing with a code."""
+    reasons: dict[LfsOid, str] = {}
+    state = backend().state
+    for oid in oids[:REASONS_LOOKED_UP]:
+        before = f"{max(int(oid, 16) - 1, 0):064x}"
+        for pointer, code, message in state.lfs_missing(mirror.id, after=before, limit=1):
+            if pointer.oid != oid:
+                continue
+            if code == KNOWN_MISSING_CODE:
+                reasons[oid] = f"upstream itself lacks this object ({code})"
+            elif code:
+                reasons[oid] = f"the object is queued; the last attempt failed, {code}: {printable(message)[:200]}"
+    return reasons
+
+
+# ---------------------------------------------------------------- one object
+
+
+def _object(mirror: Mirror, oid: str) -> Response:
+    if request.method == "PUT":
+        return lfs_refusal(403, f"{mirror.name} is a read-only mirror; upload to its upstream: {mirror.upstream}")
+    if request.method not in ("GET", "HEAD"):
+        return lfs_refusal(405, "an object is read with GET")
+    app = backend()
+    lfs_oid = LfsOid(oid)
+    if not is_lfs_oid(oid) or lfs_oid not in app.state.lfs_refers(mirror.id, [lfs_oid]):
+        return lfs_refusal(404, "this mirror does not refer to that object")
+    size = app.objects.size(lfs_oid)
+    if size is None:
+        return lfs_refusal(404, _reasons(mirror, [lfs_oid]).get(lfs_oid, NOT_HERE))
+    etag = f'"{oid}"'
+    part = choose(
+        size,
+        etag=etag,
+        range_header=request.headers.get("Range", "") if request.method == "GET" else "",
+        if_range=request.headers.get("If-Range", ""),
+        if_none_match=request.headers.get("If-None-Match", ""),
+        if_match=request.headers.get("If-Match", ""),
+    )
+    headers = {
+        "ETag": etag,
+        "Cache-Control": "public, max-age=31536000, immutable",
+        "Accept-Ranges": "bytes",
+        "Content-Type": "application/octet-stream",
+    }
+    if part.status == 416:
+        headers |= {"Content-Range": f"bytes */{size}", "Cache-Control": "no-cache"}
+    if part.status == 206:
+        headers["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{size}"
+    if part.status not in (200, 206):
+        return Response(status=part.status, headers=headers)
+    headers["Content-Length"] = str(part.end - part.start)
+    if request.method == "HEAD":
+        return Response(_nothing(), status=part.status, headers=headers)
+    return _file(lfs_oid, start=part.start, end=part.end, status=part.status, headers=headers)
+
+
+def _nothing() -> Iterable[bytes]:
+    """A body of no bytes that leaves Content-Length alone."""
+    return iter(())
+
+
+def _file(oid: LfsOid, *, start: int, end: int, status: int, headers: dict[str, str]) -> Response:
+    app = backend()
+    slot = limits().streams.take()
+    if slot is None:
+        return lfs_refusal(429, BUSY, retry_after=RETRY_SECONDS)
+    try:
+        file = app.objects.open(oid)
+    except NotFound:
+        slot.release()
+        return lfs_refusal(404, NOT_HERE)
+    except BaseException:
+        slot.release()
+        raise
+    app.metrics.stream_began("lfs")
+
+    def done(sent: int) -> None:
+        slot.release()
+        app.metrics.stream_ended("lfs")
+        app.metrics.served_bytes(protocol="lfs", count=sent)
+
+    sent = SentFile(file, start=start, length=end - start, done=done)
+    # sendfile needs the server's own wrapper object, unwrapped by anything.
+    wrapper = request.environ.get("wsgi.file_wrapper", FileWrapper)
+    with patience(request.environ, SEND_STALL_SECONDS):
+        return Response(wrapper(sent, BLOCK_BYTES), status=status, headers=headers, direct_passthrough=True)

@@ -1,0 +1,95 @@
+"""What bounds the requests of this process, so that one kind never starves another."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+
+from mirror_sync.config import Settings
+from mirror_sync.ports import Clock
+
+RESERVED_THREADS = 16
+"""Threads that streams can never take: health, metrics, pages and webhooks answer always."""
+
+HOOK_BODIES = 8
+"""Webhook bodies read at the same time."""
+
+PACK_WAIT_SECONDS = 60.0
+"""How long a fetch waits for its turn; git itself would not come again."""
+
+
+class Slot:
+    """One place taken; released once, however often that is asked."""
+
+    __slots__ = ("_held", "_semaphore")
+
+    def __init__(self, semaphore: threading.Semaphore) -> None:
+        self._semaphore = semaphore
+        self._held = True
+
+    def release(self) -> None:
+        """Give the place back."""
+        if self._held:
+            self._held = False
+            self._semaphore.release()
+
+
+class Slots:
+    """A number of places."""
+
+    def __init__(self, count: int) -> None:
+        self._semaphore = threading.BoundedSemaphore(max(1, count))
+
+    def take(self, *, wait: float = 0.0) -> Slot | None:
+        """Return a place, waiting up to ``wait`` seconds, or ``None``."""
+        got = self._semaphore.acquire(timeout=wait) if wait > 0 else self._semaphore.acquire(blocking=False)
+        return Slot(self._semaphore) if got else None
+
+
+class Patience:
+    """A token bucket per source address for requests that turned out bad.
+
+    Good requests cost nothing, so a burst of genuine deliveries is never refused.
+    Remembers a bounded number of sources.
+    """
+
+    def __init__(self, clock: Clock, *, burst: float = 20.0, per_second: float = 0.5, sources: int = 10_000) -> None:
+        self._clock = clock
+        self._burst = burst
+        self._per_second = per_second
+        self._sources = sources
+        self._spent: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def exhausted(self, source: str) -> bool:
+        """Tell whether this source has used up its patience just now."""
+        with self._lock:
+            return self._level(source) < 1.0
+
+    def failed(self, source: str) -> None:
+        """Count one bad request."""
+        with self._lock:
+            level = self._level(source)
+            self._spent[source] = (max(0.0, level - 1.0), self._clock.monotonic())
+            self._spent.move_to_end(source)
+            while len(self._spent) > self._sources:
+                self._spent.popitem(last=False)
+
+    def _level(self, source: str) -> float:
+        level, at = self._spent.get(source, (self._burst, 0.0))
+        return min(self._burst, level + (self._clock.monotonic() - at) * self._per_second)
+
+
+class Limits:
+    """Everything that is counted."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.streams = Slots(settings.serve.max_streams)
+        self.packs = Slots(settings.serve.max_packs)
+        self.hooks = Slots(HOOK_BODIES)
+        self.patience = Patience(clock)
+
+
+def thread_count(settings: Settings) -> int:
+    """Return how many threads the server needs: every stream one, and some that streams cannot take."""
+    return max(settings.serve.threads, settings.serve.max_streams + RESERVED_THREADS)

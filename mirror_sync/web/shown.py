@@ -1,0 +1,137 @@
+"""How values look on a page."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from flask import Flask
+from flask_babel import gettext
+from markupsafe import Markup, escape
+
+from mirror_sync import __version__
+from mirror_sync.domain.names import printable, ref_bytes
+from mirror_sync.web.backend import backend
+from mirror_sync.web.language import LANGUAGES, current_language
+from mirror_sync.web.words import ACTIVITY, CODES, HEALTH, OUTCOME, WORDS, Sign
+
+UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def moment(value: str | float | None) -> float | None:
+    """Return Unix seconds of a document's time."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, (int, float)):
+        return float(value)
+    return datetime.fromisoformat(value).timestamp()
+
+
+def span(seconds: float) -> str:
+    """Return a length of time in at most two units: ``2h14m``, ``6m``, ``40s``, ``3d4h``."""
+    whole = max(0, int(seconds))
+    days, rest = divmod(whole, 86400)
+    hours, rest = divmod(rest, 3600)
+    minutes, left = divmod(rest, 60)
+    if days:
+        return f"{days}d{hours}h" if hours else f"{days}d"
+    if hours:
+        return f"{hours}h{minutes}m" if minutes else f"{hours}h"
+    if minutes:
+        return f"{minutes}m"
+    return f"{left}s"
+
+
+def when(value: str | float | None) -> Markup:
+    """Return a time as its distance from now, with the exact one behind it for machines and pointers."""
+    at = moment(value)
+    if at is None:
+        return Markup("–")
+    exact = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    distance = at - backend().clock.now()
+    text = (
+        gettext("in %(span)s", span=span(distance)) if distance > 0.5 else gettext("%(span)s ago", span=span(-distance))
+    )
+    return Markup('<time datetime="{0}" title="{0}">{1}</time>').format(exact, text)
+
+
+def size(count: float) -> str:
+    """Return bytes in decimal units with three digits at most."""
+    value = float(count)
+    for unit in UNITS:
+        if value < 1000 or unit == UNITS[-1]:
+            return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.3g} {unit}"
+        value /= 1000
+    raise AssertionError
+
+
+def sign(which: str, kind: str) -> Markup:
+    """Return glyph and word of a health, an activity or an outcome."""
+    table = {"health": HEALTH, "activity": ACTIVITY, "outcome": OUTCOME}[kind]
+    found = table.get(which, Sign("·", "idle", which))
+    return Markup('<span class="sign {0}" title="{3}"><span aria-hidden="true">{1}</span> {2}</span>').format(
+        found.style, found.glyph, gettext(found.word), gettext(found.meaning) if found.meaning else ""
+    )
+
+
+def word(text: str) -> str:
+    """Return one of our words in the visitor's language."""
+    return gettext(WORDS[text]) if text in WORDS else text
+
+
+def sentence(text: str) -> str:
+    """Return one of our sentences in the visitor's language; any other text as it is."""
+    return gettext(text) if text else ""
+
+
+def code_title(code: str) -> str:
+    """Return what a code means, or an empty string."""
+    found = CODES.get(code)
+    return gettext(found.title) if found else ""
+
+
+def code_link(code: str) -> Markup:
+    """Return a code that leads to its page."""
+    if code not in CODES:
+        return escape(code)
+    return Markup('<a class="code" href="/errors/{0}">{0}</a>').format(code)
+
+
+def mirror_url(name: str) -> str:
+    """Return the address of a mirror's page."""
+    return f"/mirrors/{quote(name, safe='/:[]~@!$()+,;=-._')}"
+
+
+def ref_query(name: str) -> str:
+    """Return a ref name as a query value, whatever bytes it has."""
+    return quote(ref_bytes(name), safe="")
+
+
+def short(oid: str | None) -> str:
+    """Return the first digits of an object id."""
+    return oid[:10] if oid else "–"
+
+
+def _context() -> dict[str, Any]:
+    language = current_language()
+    ui = backend().settings.ui
+    return {
+        "language": LANGUAGES[language],
+        "other_language": "en" if language == "zh" else "zh",
+        "other_language_tag": LANGUAGES["en" if language == "zh" else "zh"],
+        "site_title": printable(ui.title),
+        "contact": printable(ui.contact),
+        "version": __version__,
+    }
+
+
+def install_filters(app: Flask) -> None:
+    """Teach templates these ways of showing."""
+    filters = {
+        "when": when, "span": span, "size": size, "sign": sign, "word": word, "sentence": sentence,
+        "code_title": code_title, "code_link": code_link, "mirror_url": mirror_url, "ref_query": ref_query,
+        "short": short, "printable": printable,
+    }  # fmt: skip
+    app.jinja_env.filters.update(filters)
+    app.context_processor(_context)
