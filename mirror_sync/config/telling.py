@@ -110,7 +110,7 @@ def dotted(path: KeyPath) -> str:
     return out
 
 
-def toml_text(value: object) -> str:
-    """Return a value as one would write it, cut short when it is long."""
+def toml_text(value: object, *, whole: bool = False) -> str:
+    """Return a value as one would write it, cut short when it is long and need not be ``whole``."""
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."
+    return text if whole or len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 3] + "..."

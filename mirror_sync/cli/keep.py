@@ -1,0 +1,185 @@
+"""Changing what is kept: add, pause, resume, rm."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from mirror_sync.cli import choosing, codes
+from mirror_sync.cli.opening import opened, told
+from mirror_sync.cli.options import Command, Globals
+from mirror_sync.cli.output import Output, size, span
+from mirror_sync.errors import MirrorSyncError, UsageError
+from mirror_sync.ports import MirrorFilter
+
+ASK_SHARE = 0.05
+"""Removing a larger share of all mirrors needs their number typed."""
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, written with a unit."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds."""
+        from mirror_sync.config import Unfit, parse_duration
+
+        if isinstance(value, float):
+            return value
+        try:
+            return parse_duration(value)
+        except Unfit as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = Duration()
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "mirror-sync add https://github.com/acme/model https://huggingface.co/acme/weights",
+        "mirror-sync add - < urls.txt",
+    ),
+)
+@click.argument("urls", nargs=-1, required=True, metavar="URL...")
+@click.option("--interval", type=DURATION, help="Time between two polls, such as 15m; default: schedule.interval.")
+@click.option("--objective", type=DURATION, help="The sync lag to stay within; default: schedule.objective.")
+@click.pass_context
+def add(context: click.Context, urls: tuple[str, ...], interval: float | None, objective: float | None) -> int:
+    """Mirror repositories."""
+    out = Output(told(context))
+    added, failed = [], []
+    with opened(context) as app:
+        for url in dict.fromkeys(choosing.words(urls)):
+            try:
+                mirror, made = app.enrol(url, interval=interval, objective=objective)
+            except MirrorSyncError as error:
+                if len(urls) == 1 and url == urls[0]:
+                    raise
+                failed.append((url, error))
+                continue
+            document = app.mirror_status(mirror.name)
+            added.append(document | {"added": made})
+            if not out.json:
+                out.line(
+                    f"{'added' if made else 'here already'}\t{mirror.name}"
+                    if out.plain
+                    else f"{'added' if made else 'is here already:'} {mirror.name}"
+                )
+    if out.json:
+        out.document({"items": added, "failed": [_failure(url, error) for url, error in failed]})
+    else:
+        for _, error in failed:
+            from mirror_sync.cli.output import show_error
+
+            show_error(error, told(context))
+    if failed:
+        return codes.PARTLY if added else codes.exit_status(failed[0][1])
+    return codes.DONE
+
+
+def _failure(word: str, error: MirrorSyncError) -> dict[str, str]:
+    return {"given": word, "code": error.code, "message": error.message, "why": error.why, "do": error.remedy}
+
+
+@click.command(cls=Command, examples=("mirror-sync pause 'github.com/acme/*' --reason 'disk is being moved'",))
+@click.argument("globs", nargs=-1, required=True, metavar="GLOB...", shell_complete=choosing.complete_names)
+@click.option("--reason", default="", help="Shown to everybody who asks why.")
+@click.pass_context
+def pause(context: click.Context, globs: tuple[str, ...], reason: str) -> None:
+    """Stop syncing; serving goes on."""
+    out = Output(told(context))
+    with opened(context) as app:
+        documents = choosing.chosen(app, globs)
+        for document in documents:
+            app.pause(document["name"], reason=reason)
+        changed = [app.mirror_status(document["name"]) for document in documents]
+    _tell(out, "paused", changed)
+
+
+@click.command(cls=Command)
+@click.argument("globs", nargs=-1, required=True, metavar="GLOB...", shell_complete=choosing.complete_names)
+@click.pass_context
+def resume(context: click.Context, globs: tuple[str, ...]) -> None:
+    """Sync again."""
+    out = Output(told(context))
+    with opened(context) as app:
+        documents = choosing.chosen(app, globs)
+        for document in documents:
+            app.resume(document["name"])
+        changed = [app.mirror_status(document["name"]) for document in documents]
+    _tell(out, "resumed", changed)
+
+
+def _tell(out: Output, what: str, documents: list[dict[str, object]]) -> None:
+    if out.json:
+        out.document({"items": documents})
+        return
+    for document in documents:
+        out.line(f"{what}{chr(9) if out.plain else ' '}{document['name']}")
+
+
+@click.command(
+    cls=Command,
+    examples=("mirror-sync rm github.com/acme/old", "mirror-sync rm 'github.com/acme/*' --keep 7d --confirm 12"),
+)
+@click.argument("globs", nargs=-1, required=True, metavar="GLOB...", shell_complete=choosing.complete_names)
+@click.option("--keep", type=DURATION, help="Keep the data this long, such as 7d; default: storage.removal_delay.")
+@click.option("--now", is_flag=True, help="Delete the data at once.")
+@click.option("--confirm", type=click.IntRange(min=1), metavar="N", help="Yes, N mirrors are meant.")
+@click.pass_context
+def rm(context: click.Context, globs: tuple[str, ...], keep: float | None, now: bool, confirm: int | None) -> None:
+    """Remove mirrors.
+
+    They are neither synced nor served from then on.  Their data is deleted after a
+    delay; mirror-sync add takes a mirror back until then.
+    """
+    if now and keep is not None:
+        raise UsageError("--now and --keep contradict each other", remedy="give one of them")
+    out = Output(told(context))
+    with opened(context) as app:
+        documents = choosing.chosen(app, globs)
+        total = sum(1 for _ in choosing.matching(app, MirrorFilter()))
+        delay = 0.0 if now else keep if keep is not None else app.settings.removal_delay
+        _make_sure(told(context), documents, total, delay=delay, confirm=confirm)
+        removed = []
+        for document in documents:
+            app.remove(document["name"], keep_seconds=delay)
+            removed.append(app.mirror_status(document["name"]))
+    if out.json:
+        out.document({"items": removed})
+        return
+    for document in removed:
+        after = "" if out.plain else f"; the data goes {'at once' if not delay else f'in {span(delay)}'}"
+        out.line(f"removed{chr(9) if out.plain else ' '}{document['name']}{after}")
+
+
+def _make_sure(
+    flags: Globals, documents: list[dict[str, object]], total: int, *, delay: float, confirm: int | None
+) -> None:
+    """Ask before mirrors go; many need their number, so that a wrong glob is noticed."""
+    count = len(documents)
+    many = count > max(1, int(total * ASK_SHARE))
+    if confirm is not None and confirm != count:
+        raise UsageError(f"{count} mirrors match, not {confirm}", remedy="look with mirror-sync ls first")
+    if confirm == count or (flags.yes and not many):
+        return
+    held = sum(int(str(document["git_bytes"])) for document in documents)
+    question = (
+        f"{count} of {total} mirrors ({size(held)} of Git data) go {'at once' if not delay else f'in {span(delay)}'}"
+    )
+    if not sys.stdin.isatty():
+        remedy = f"--confirm {count}" if many else "-y, or --confirm 1"
+        raise UsageError(f"{question}: not without being sure", remedy=f"add {remedy}")
+    for document in documents[:20]:
+        click.echo(f"  {document['name']}", err=True)
+    if count > 20:
+        click.echo(f"  and {count - 20} more", err=True)
+    if many:
+        if click.prompt(f"{question}. Type their number to go on", err=True) != str(count):
+            raise click.Abort
+    else:
+        click.confirm(f"{question}. Remove?", abort=True, err=True)

@@ -1,0 +1,45 @@
+"""From the global flags to settings and an App."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from mirror_sync.cli.options import Globals
+from mirror_sync.errors import UsageError
+
+if TYPE_CHECKING:
+    from mirror_sync.bootstrap import App
+    from mirror_sync.config import Settings
+
+
+def told(context: click.Context) -> Globals:
+    """Return the global flags."""
+    found = context.find_object(Globals)
+    assert found is not None
+    return found
+
+
+def settings_of(flags: Globals, *, overrides: Mapping[str, object] | None = None) -> Settings:
+    """Read the configuration that the flags name; raises :class:`ConfigError`."""
+    from mirror_sync.config import load
+
+    if flags.config and flags.directory:
+        raise UsageError("-c and --dir both name a configuration", remedy="give one of them")
+    return load(flags.config, directory=flags.directory, overrides=overrides)
+
+
+@contextmanager
+def opened(context: click.Context) -> Iterator[App]:
+    """Open the state that the daemon uses, checked to be of this version."""
+    from mirror_sync.bootstrap import build, configure_logs
+
+    flags = told(context)
+    settings = settings_of(flags)
+    configure_logs(settings, level="debug" if flags.verbose else "warning", format="text")
+    with build(settings, role="cli") as app:
+        app.state.check()
+        yield app

@@ -1,0 +1,145 @@
+"""sync: make mirrors due, and wait until what was asked for is done."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from mirror_sync.cli import choosing, codes
+from mirror_sync.cli.codes import NoWorker, WaitedTooLong
+from mirror_sync.cli.keep import DURATION
+from mirror_sync.cli.look import doing, workers_alive
+from mirror_sync.cli.opening import opened, told
+from mirror_sync.cli.options import Command
+from mirror_sync.cli.output import Output
+from mirror_sync.domain.names import MirrorName
+from mirror_sync.domain.runs import Mirror, Outcome
+
+if TYPE_CHECKING:
+    from mirror_sync.bootstrap import App
+
+LOOK_EVERY_SECONDS = 0.1
+SAY_EVERY_SECONDS = 30.0
+
+
+@click.command(cls=Command, examples=("mirror-sync sync github.com/acme/model --wait",))
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=choosing.complete_names)
+@click.option("--wait", is_flag=True, help="Wait until a run that began after this has ended.")
+@click.option("--timeout", type=DURATION, help="Wait no longer than this, such as 10m; exit status 9.")
+@click.pass_context
+def sync(context: click.Context, names: tuple[str, ...], wait: bool, timeout: float | None) -> int:
+    """Sync now, or as soon as a worker is free.
+
+    With --wait the exit status is 0 when everything observed is published, 3 when
+    something is held, 1 when it failed, 9 when the time is over, 7 when no worker runs.
+    """
+    out = Output(told(context))
+    with opened(context) as app:
+        wanted = choosing.names(names)
+        asked_at = app.clock.now()
+        for name in wanted:
+            app.request_sync(name)
+        if not wait:
+            documents = [app.mirror_status(name) for name in wanted]
+            if out.json:
+                out.document({"items": documents})
+            else:
+                for name in wanted:
+                    out.line(f"due{chr(9) if out.plain else ' now: '}{name}")
+            _hint_without_worker(app, out)
+            return codes.DONE
+        finished = _wait(app, out, wanted, asked_at=asked_at, timeout=timeout)
+        documents = [app.mirror_status(name) for name in wanted]
+    if out.json:
+        out.document({"items": documents})
+    else:
+        for mirror in finished:
+            last = mirror.last_run
+            assert last is not None
+            text = " ".join(part for part in (last.outcome.value, last.code, last.message) if part)
+            out.line(f"{mirror.name}{chr(9) if out.plain else ': '}{text}")
+    return worst(finished)
+
+
+def worst(mirrors: list[Mirror]) -> int:
+    """Return the exit status that finished runs deserve together."""
+    statuses = [_status(mirror) for mirror in mirrors]
+    return codes.FAILED if codes.FAILED in statuses else max(statuses, default=codes.DONE)
+
+
+def _status(mirror: Mirror) -> int:
+    assert mirror.last_run is not None
+    if mirror.last_run.outcome in (Outcome.FAILED, Outcome.ABANDONED):
+        return codes.FAILED
+    if mirror.last_run.outcome is Outcome.HELD or mirror.held_refs:
+        return codes.PARTLY
+    return codes.DONE
+
+
+def is_done(mirror: Mirror, asked_at: float) -> bool:
+    """Tell whether a run that began after ``asked_at`` has ended; one that was abandoned is tried again."""
+    last = mirror.last_run
+    return last is not None and last.started_at >= asked_at and last.outcome is not Outcome.ABANDONED
+
+
+def _wait(app: App, out: Output, names: list[MirrorName], *, asked_at: float, timeout: float | None) -> list[Mirror]:
+    """Return the mirrors once each has been synced; raises :class:`NoWorker` and :class:`WaitedTooLong`."""
+    began = said_at = app.clock.monotonic()
+    done: dict[MirrorName, Mirror] = {}
+    live = sys.stderr.isatty() and not out.told.quiet
+    try:
+        while True:
+            for name in names:
+                mirror = app.state.mirror(name)
+                if name not in done and is_done(mirror, asked_at):
+                    done[name] = mirror
+            if len(done) == len(names):
+                return [done[name] for name in names]
+            _need_worker(app)
+            now = app.clock.monotonic()
+            if timeout is not None and now - began >= timeout:
+                left = [name for name in names if name not in done]
+                raise WaitedTooLong(
+                    f"not done in time: {', '.join(left)}",
+                    why=f"{len(done)} of {len(names)} mirrors were synced",
+                    remedy=f"the daemon carries on; mirror-sync show {left[0]} tells how far it is",
+                )
+            if live or now - said_at >= SAY_EVERY_SECONDS:
+                said_at = now
+                _say(app, out, next(name for name in names if name not in done), live=live)
+            app.clock.sleep(LOOK_EVERY_SECONDS)
+    finally:
+        if live:
+            click.echo("\r\033[K", nl=False, err=True)
+
+
+def _say(app: App, out: Output, name: MirrorName, *, live: bool) -> None:
+    document = app.mirror_status(name)
+    lfs = document["lfs"]
+    if not live:
+        run = document["run"] or {"step": "", "detail": ""}
+        out.note(
+            f"mirror={name} activity={document['activity']} step={run['step']} "
+            f"lfs_present={lfs['present']} lfs_wanted={lfs['wanted']}"
+        )
+        return
+    counts = f"  lfs {lfs['present']}/{lfs['wanted']}" if lfs["wanted"] else ""
+    columns = shutil.get_terminal_size().columns
+    click.echo(f"\r\033[K{f'{name}  {doing(document)}{counts}'[: columns - 1]}", nl=False, err=True)
+
+
+def _need_worker(app: App) -> None:
+    if not workers_alive(app.state.workers(), app.clock.now()):
+        raise NoWorker(
+            "no worker is running",
+            why="none gave a sign of life in the last 30 seconds; the request is kept",
+            remedy="start the daemon: mirror-sync serve, or systemctl start mirror-sync",
+        )
+
+
+def _hint_without_worker(app: App, out: Output) -> None:
+    if not workers_alive(app.state.workers(), app.clock.now()):
+        out.note("no worker is running; the request is kept until one does: mirror-sync serve")
