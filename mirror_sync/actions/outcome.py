@@ -17,7 +17,8 @@ from mirror_sync.errors import (
     StateUnavailable,
     UpstreamGone,
     UpstreamRefused,
-)from mirror_sync.ports import Clock, StateStore, Telemetry
+)
+from mirror_sync.ports import Clock, StateStore, Telemetry
 
 HELD_RETRY_SECONDS = 600.0
 GUARD_RETRY_SECONDS = 610.0
