@@ -1,0 +1,7 @@
+"""Git's command line and bare repositories on disk."""
+
+from __future__ import annotations
+
+from mirror_sync.repos.repository import Repositories, Repository
+
+__all__ = ["Repositories", "Repository"]

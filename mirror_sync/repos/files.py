@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from mirror_sync.errors import RepositoryDamaged, StorageFull
@@ -132,23 +132,3 @@ class Space:
             raise StorageFull(
                 f"{self._directory} has no inodes left", remedy="free space or use a file system with more inodes"
             )
-
-
-def limited(chunks: Iterator[bytes], *, limit: int, space: Space, count: Callable[[int], None]) -> Iterator[bytes]:
-    """Yield ``chunks`` while they stay within ``limit`` bytes and the disk has room for them.
-
-    ``count`` is told the bytes of each chunk; past either bound :class:`StorageFull` is raised.
-    """
-    total = 0
-    for chunk in chunks:
-        total += len(chunk)
-        if total > limit:
-            raise StorageFull(
-                f"the pack is larger than {limit} bytes",
-                why="git.max_pack_bytes bounds what one fetch may bring",
-                remedy="raise git.max_pack_bytes if this repository is really meant to be mirrored",
-                code="MS-S413",
-            )
-        space.check(len(chunk))
-        count(len(chunk))
-        yield chunk

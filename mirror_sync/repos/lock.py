@@ -45,8 +45,8 @@ class MirrorLock:
 
     def _acquire(self) -> int:
         while True:
-            make_directories(self._path.parent)
             try:
+                make_directories(self._path.parent)
                 descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except FileNotFoundError:
                 continue  # another process removed the whole mirror just now

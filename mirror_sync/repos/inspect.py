@@ -1,0 +1,130 @@
+"""Inspection: what is in the stage, checked strictly, and which tips may be published."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from mirror_sync.domain.names import GitOid
+from mirror_sync.domain.refs import ObjectFormat
+from mirror_sync.errors import GitFailed
+from mirror_sync.ports import Inspection
+from mirror_sync.repos import queries
+from mirror_sync.repos.files import replace_file
+from mirror_sync.repos.fsck import BENIGN, PackCheck, check_pack, notes, understood
+from mirror_sync.repos.git import Git
+from mirror_sync.repos.layout import Layout
+from mirror_sync.repos.stage import CHECKS, FSCK, Stage
+from mirror_sync.repos.store import Store
+from mirror_sync.repos.taint import tainted
+
+BISECTIONS = 400
+"""So many walks at most look for the incomplete tips among many; what is undecided then is held too."""
+
+_LINKABLE = "linkable.json"
+_VERSION = "v1"
+
+
+class Inspector:
+    """Checks one mirror's stage."""
+
+    def __init__(self, layout: Layout, *, stage: Stage, store: Store, git: Git, object_format: ObjectFormat) -> None:
+        self._layout = layout
+        self._stage = stage
+        self._store = store
+        self._git = git
+        self._object_format = object_format
+
+    def inspect(self, tips: Sequence[GitOid], *, relaxed: Sequence[str]) -> Inspection:
+        """Do what :meth:`mirror_sync.ports.GitRepository.inspect` promises."""
+        allowed = frozenset(name for name in relaxed if understood(name))
+        remarks = [f"relaxed id {name} is not known to this git" for name in relaxed if name not in allowed]
+        checks = {name: self._check(name) for name in sorted(self._stage.packs())}
+        forbidden: dict[GitOid, str] = {}
+        counts: dict[str, int] = {}
+        for check in checks.values():
+            forbidden.update(check.forbidden(allowed))
+            for name, count in check.counts.items():
+                if name in BENIGN or name in allowed:
+                    counts[name] = counts.get(name, 0) + count
+        bad = self._bad_tips(tips, forbidden)
+        clean = [] if bad else [name for name, check in checks.items() if not check.forbidden(allowed)]
+        if checks:
+            record = {"linkable": clean, "relaxed": sorted(allowed)}
+            replace_file(self._record_path(_LINKABLE), json.dumps(record).encode())
+        return Inspection(bad, (*notes(counts), *remarks))
+
+    def linkable(self) -> tuple[set[str], frozenset[str]]:
+        """Return the packs that the last inspection found good as a whole, and what it was told to relax."""
+        try:
+            record = json.loads(self._record_path(_LINKABLE).read_bytes())
+            return set(record["linkable"]), frozenset(record["relaxed"])
+        except (FileNotFoundError, ValueError, KeyError):
+            return set(), frozenset()
+
+    def _record_path(self, name: str) -> Path:
+        directory = self._layout.stage / CHECKS
+        directory.mkdir(exist_ok=True)
+        return directory / name
+
+    def _check(self, name: str) -> PackCheck:
+        path = self._record_path(f"{name}.{_VERSION}.json")
+        if path.exists():
+            check = PackCheck.from_json(path.read_bytes())
+            if check is not None:
+                return check
+        pack = self._layout.stage_packs / name
+        check = check_pack(self._git, pack, object_format=self._object_format, scratch=self._layout.stage / FSCK)
+        replace_file(path, check.to_json())
+        return check
+
+    def _bad_tips(self, tips: Sequence[GitOid], forbidden: Mapping[GitOid, str]) -> dict[GitOid, str]:
+        if not tips:
+            return {}
+        roots = self._roots()
+        if not forbidden and self._closed(tips, roots):
+            return {}
+        bad = {tip: f"{tip} is not here" for tip in self._absent(tips)}
+        packs = [self._layout.stage_packs / name for name in sorted(self._stage.packs())]
+        reasons = tainted(self._git, packs, forbidden)
+        bad.update((tip, reasons[tip]) for tip in tips if tip in reasons and tip not in bad)
+        rest = [tip for tip in tips if tip not in bad]
+        bad.update(self._open_tips(rest, roots))
+        return bad
+
+    def _roots(self) -> list[GitOid]:
+        return sorted(self._store.roots().oids())
+
+    def _absent(self, tips: Collection[GitOid]) -> set[GitOid]:
+        return set(tips) - queries.types(self._git, tips).keys()
+
+    def _closed(self, tips: Iterable[GitOid], roots: Iterable[GitOid]) -> bool:
+        """Tell whether every object that ``tips`` reach beyond ``roots`` is here."""
+        asked = queries.oid_lines([*tips, *(f"^{root}" for root in roots)])
+        try:
+            self._git.run(["rev-list", "--objects", "--quiet", "--stdin"], stdin=asked)
+        except GitFailed as error:
+            if error.status < 0:
+                raise
+            return False
+        return True
+
+    def _open_tips(self, tips: list[GitOid], roots: list[GitOid]) -> dict[GitOid, str]:
+        """Return the tips that reach an object which is nowhere, found by halving."""
+        bad: dict[GitOid, str] = {}
+        todo = [tips] if tips else []
+        walks = 0
+        while todo:
+            part = todo.pop()
+            walks += 1
+            if walks > BISECTIONS:
+                bad.update((tip, "not checked: too many refs beside it are incomplete") for tip in part)
+            elif self._closed(part, roots):
+                continue
+            elif len(part) == 1:
+                bad[part[0]] = "an object it needs did not come"
+            else:
+                half = len(part) // 2
+                todo += [part[half:], part[:half]]
+        return bad
