@@ -24,7 +24,16 @@ from mirror_sync.config import Settings, UpstreamRule
 from mirror_sync.domain.names import MirrorName, parse_upstream_url
 from mirror_sync.domain.runs import Delivery, Lease, Mirror, RunReport
 from mirror_sync.errors import StorageForeign
-from mirror_sync.ports import GitRepositories, GitRepository, MirrorFilter, ObjectStore, Serving, StateStore, Upstream, Waker
+from mirror_sync.ports import (
+    GitRepositories,
+    GitRepository,
+    MirrorFilter,
+    ObjectStore,
+    Serving,
+    StateStore,
+    Upstream,
+    Waker,
+)
 from mirror_sync.threads import ThreadParallel
 
 if TYPE_CHECKING:
@@ -123,7 +132,7 @@ class App:
         """Kept-alive connections to upstream hosts."""
         from mirror_sync.upstream import Connections
 
-        return Connections(clock=self.clock)
+        return Connections(clock=self.clock, telemetry=self.telemetry)
 
     def close(self) -> None:
         """Release what was made."""
@@ -147,7 +156,14 @@ class App:
         from mirror_sync.upstream import HttpUpstream
 
         url = parse_upstream_url(mirror.upstream)
-        return HttpUpstream(url, access=self.access(url.netloc), connections=self.connections, clock=self.clock, telemetry=self.telemetry)
+        return HttpUpstream(
+            url,
+            rule=self.access(url.netloc),
+            rules=self.access,
+            connections=self.connections,
+            clock=self.clock,
+            telemetry=self.telemetry,
+        )
 
     def access(self, host: str) -> Access:
         """Return how ``host`` (with its port when unusual) may be reached."""
@@ -160,7 +176,7 @@ class App:
             token=rule.token.read if rule.token else None,
             username=rule.username,
             proxy=rule.proxy,
-            ca_file=rule.ca_file,
+            ca_file=str(rule.ca_file) if rule.ca_file else "",
             concurrency=rule.concurrency,
             stall_timeout=self.settings.git.stall_timeout,
         )
@@ -297,7 +313,9 @@ class App:
 
     def transfer_limits(self) -> TransferLimits:
         """Return how LFS objects may be fetched."""
-        return TransferLimits(connections=self.settings.workers.lfs, max_object_bytes=self.settings.lfs.max_object_bytes)
+        return TransferLimits(
+            connections=self.settings.workers.lfs, max_object_bytes=self.settings.lfs.max_object_bytes
+        )
 
     def fetch_history(self, worker: str, *, stop: threading.Event) -> int:
         """Fetch some LFS objects that no tip needs; return how many were tried."""
