@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from mirror_sync.domain.names import GitOid
 from mirror_sync.domain.pointers import MAX_POINTER_BYTES, PointerBlob, parse_pointer
 from mirror_sync.errors import RepositoryDamaged
-from mirror_sync.repos.git import Git
-from mirror_sync.repos.objects import ObjectReader, read_contents
+from mirror_sync.repos.git import PIPE, Git
+from mirror_sync.repos.objects import read_contents
 from mirror_sync.repos.queries import oid_lines, types
 
 _WALK: Final = (
@@ -97,12 +99,33 @@ def _walk(
 
 
 def _read_all(git: Git) -> Iterator[tuple[GitOid, bytes]]:
-    """Read every blob of a pointer's size that is here."""
-    with git.stream(list(_LIST_ALL)) as listing, ObjectReader(git) as reader:
+    """Read every blob of a pointer's size that is here; listing and reading go on side by side."""
+    with (
+        git.stream(list(_LIST_ALL)) as listing,
+        git.stream(["cat-file", "--batch", "--buffer"], stdin=PIPE) as contents,
+    ):
+        feeder = threading.Thread(
+            target=_feed_candidates, args=(listing.stdout, contents.stdin), name="pointer-scan", daemon=True
+        )
+        feeder.start()
+        try:
+            for oid, _, content in read_contents(contents.stdout):
+                yield oid, content
+        except BaseException:
+            contents.kill()
+            listing.kill()
+            raise
+        finally:
+            feeder.join()
+
+
+def _feed_candidates(listing: IO[bytes], asked: IO[bytes]) -> None:
+    """Ask for the blobs of a pointer's size in ``listing``; a reader that died is found out by its status."""
+    with contextlib.suppress(BrokenPipeError), asked:
         rest = b""
-        while data := listing.stdout.read(_PIECE):
+        while data := listing.read(_PIECE):
             whole, newline, rest = (rest + data).rpartition(b"\n")
-            found = [GitOid(oid.decode()) for oid in _CANDIDATE.findall(whole + newline)]
-            for oid, _, content in reader.read(found, limit=MAX_POINTER_BYTES):
-                if content is not None:
-                    yield oid, content
+            found = _CANDIDATE.findall(whole + newline)
+            if found:
+                asked.write(b"\n".join(found) + b"\n")
+                asked.flush()
