@@ -64,7 +64,7 @@ class App:
         from mirror_sync.state import SqlState
 
         password = self.settings.database.password_file
-        return SqlState(self.settings.database.url, clock=self.clock, password=password.read if password else None)
+        return SqlState(self.settings.database.url, clock=self.clock, password=password.read if password else lambda: None)
 
     @cached_property
     def waker(self) -> Waker:
@@ -73,7 +73,7 @@ class App:
             from mirror_sync.state import PostgresWaker
 
             password = self.settings.database.password_file
-            return PostgresWaker(self.settings.database.url, password=password.read if password else None)
+            return PostgresWaker(self.settings.database.url, password=password.read if password else lambda: None)
         from mirror_sync.wake import LocalWaker
 
         return LocalWaker(self.settings.storage.run_dir / "worker.sock")
