@@ -25,7 +25,8 @@
     ├── StateUnavailable          the clock  the database does not answer
     ├── StorageForeign            operator   storage belongs to another host or database
     ├── StorageFailed             operator   the disk or file system answers with an error
-    └── StorageFull               operator   pause transfers, keep serving
+    ├── StorageFull               operator   pause transfers, keep serving
+    └── Overloaded (retry_after)  the clock  the client asks again
 
 Each class has a stable ``code`` that ``docs/runbook.md`` explains; an instance may
 carry a narrower one from the same table.  The first line of a class docstring is its
@@ -249,3 +250,17 @@ class StorageFull(MirrorSyncError):
     """Not enough free space above the reserve."""
 
     code = "MS-S507"
+
+
+class Overloaded(MirrorSyncError):
+    """Too many packs are being computed here; ask again in a moment.
+
+    ``retry_after`` is in how many seconds asking again is welcome.
+    """
+
+    code = "MS-V429"
+    actor = Actor.CLOCK
+
+    def __init__(self, message: str = "", *, retry_after: float, why: str = "", remedy: str = "") -> None:
+        self.retry_after = retry_after
+        super().__init__(message, why=why, remedy=remedy)

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from mirror_sync.repos.repository import Repositories, Repository
+from mirror_sync.repos.serving import GitServing
 
-__all__ = ["Repositories", "Repository"]
+__all__ = ["GitServing", "Repositories", "Repository"]

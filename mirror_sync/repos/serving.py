@@ -1,0 +1,332 @@
+"""What clients get: ``git upload-pack`` over the published view."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import mmap
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, Self
+
+from mirror_sync.domain.names import GitOid, MirrorName, RefName, ref_bytes, ref_from_bytes
+from mirror_sync.domain.refs import NO_HEAD
+from mirror_sync.errors import RepositoryDamaged
+from mirror_sync.repos.git import Child, Git
+from mirror_sync.repos.layout import layout_of
+from mirror_sync.repos.turns import Turn, Turns
+from mirror_sync.repos.views import held_view
+
+PIECE_BYTES: Final = 256 * 1024
+WAIT_SECONDS: Final = 600.0
+"""How long a fetch waits for its turn: git never asks again, so waiting is kinder than refusing."""
+
+LIFETIME_SECONDS: Final = 14 * 24 * 3600.0
+"""A clone over a poor link may take days; the web ends a stream whose client takes nothing."""
+
+SLOW_SECONDS: Final = 5.0
+"""A child that has waited so long for its client, and most of its time, gives its turn away."""
+
+_SERVICE: Final = b"001e# service=git-upload-pack\n0000"
+_PROTOCOL: Final = re.compile(r"version=[0-2]")
+_LISTING: Final = re.compile(rb"[0-9a-f]{4}command=ls-refs\n?")
+_REMEMBERED: Final = 16
+_ATTEMPTS: Final = 5
+
+
+class GitServing:
+    """The published views of all mirrors below ``git_dir``; implements :class:`mirror_sync.ports.Serving`.
+
+    Every request resolves the mirror's current view once and keeps to it, so it sees
+    one snapshot.  ``max_packs`` children compute packs at once; further ones wait in line
+    up to ``wait_seconds``.
+    """
+
+    def __init__(self, git_dir: Path, *, max_packs: int, wait_seconds: float = WAIT_SECONDS) -> None:
+        self._git_dir = git_dir
+        self._turns = Turns(max_packs, wait_seconds=wait_seconds)
+        self._capabilities: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def advertise(self, name: MirrorName, *, protocol: str) -> bytes | None:
+        """Return the body of ``info/refs?service=git-upload-pack``; ``None`` when the mirror was never published.
+
+        Under protocol v2 that names capabilities only, which depend on nothing but the
+        view's configuration; it is computed once for each.
+        """
+        protocol = _sound_protocol(protocol)
+        with _held(self._git_dir, name) as view:
+            if view is None:
+                return None
+            if protocol != "version=2":
+                return _SERVICE + _advertisement(view, protocol)
+            config = view.config()
+            known = self._capabilities.get(config)
+            if known is None:
+                known = self._capabilities[config] = _advertisement(view, protocol)
+                while len(self._capabilities) > _REMEMBERED:
+                    self._capabilities.popitem(last=False)
+            return known
+
+    def upload_pack(self, name: MirrorName, request: BinaryIO, *, protocol: str) -> PackStream | None:
+        """Return the answer to one ``git-upload-pack`` POST in pieces; closing it kills the child group.
+
+        ``request`` is the whole body, not compressed.  ``None`` when the mirror was never
+        published.  Raises :class:`Overloaded` when no turn came free in time, and
+        :class:`GitFailed` when git has no answer at all.
+        """
+        with contextlib.ExitStack() as stack:
+            view = stack.enter_context(_held(self._git_dir, name))
+            if view is None:
+                return None
+            source = stack.enter_context(_as_file(request))
+            turn = None if _is_listing(source) else self._turns.take()
+            if turn is not None:
+                stack.callback(turn.end)
+            git = view.git(_sound_protocol(protocol))
+            child = git.stream(
+                ["upload-pack", "--strict", "--stateless-rpc", str(view.directory)],
+                stdin=source,
+                timeout=LIFETIME_SECONDS,
+            )
+            stream = PackStream(child, turn=turn, view=stack.pop_all())
+        try:
+            stream.begin()
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    def refs(
+        self, name: MirrorName, *, after: str = "", limit: int = 100, prefix: str = ""
+    ) -> tuple[RefName, list[tuple[RefName, GitOid]]]:
+        """Return HEAD's target and one page of published refs sorted by name, after the name ``after``.
+
+        Only names that begin with ``prefix``.  Costs the same whatever the number of refs.
+        Nothing is published: no name, no refs.
+        """
+        with _held(self._git_dir, name) as view:
+            if view is None:
+                return NO_HEAD, []
+            return view.head(), view.page(ref_bytes(after), limit, prefix=ref_bytes(prefix))
+
+
+class PackStream(Iterator[bytes]):
+    """The bytes of one answer; belongs to one thread at a time.
+
+    Ends when git ends or when it is closed.  A child killed from outside raises
+    :class:`GitFailed`, so that what the client got so far does not look whole.
+    """
+
+    def __init__(self, child: Child, *, turn: Turn | None, view: contextlib.ExitStack) -> None:
+        self._child: Child | None = child
+        self._turn = turn
+        self._view = view
+        self._first = b""
+        self._git_seconds = 0.0
+        self._client_seconds = 0.0
+        self._handed_at = 0.0
+        # a larger pipe lets git work on while the client reads; a full quota of pipes only means smaller steps
+        with contextlib.suppress(PermissionError):
+            fcntl.fcntl(child.stdout.fileno(), fcntl.F_SETPIPE_SZ, PIECE_BYTES)
+
+    def begin(self) -> None:
+        """Wait for the first piece, so that a child that has nothing to say fails before the answer begins."""
+        self._first = self._read()
+        if not self._first:
+            self._finish(answered=False)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._first:
+            piece, self._first = self._first, b""
+        else:
+            piece = self._read()
+        if not piece:
+            self._finish(answered=True)
+            raise StopIteration
+        self._handed_at = time.monotonic()
+        return piece
+
+    def close(self) -> None:
+        """Kill the child's group if it still runs, and give everything back."""
+        child, self._child = self._child, None
+        try:
+            if child is not None:
+                child.kill()
+                child.wait()
+        finally:
+            self._view.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_view", None) is not None:
+            self.close()
+
+    def _read(self) -> bytes:
+        if self._child is None:
+            return b""
+        began = time.monotonic()
+        if self._handed_at:
+            self._client_seconds += began - self._handed_at
+            self._yield_turn()
+        piece = os.read(self._child.stdout.fileno(), PIECE_BYTES)
+        self._git_seconds += time.monotonic() - began
+        return piece
+
+    def _yield_turn(self) -> None:
+        """Let another begin while this child does little but wait for a slow link."""
+        slow = self._client_seconds > SLOW_SECONDS and self._client_seconds > 2 * self._git_seconds
+        if slow and self._turn is not None:
+            self._turn.end()
+
+    def _finish(self, *, answered: bool) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        try:
+            status = child.wait()
+            # git tells the client why it refuses and then exits with 128: that is an answer
+            if status < 0 or (status != 0 and not answered):
+                raise child.failure(status)
+        finally:
+            self._view.close()
+
+
+class _ServedView:
+    """One view, held for one request."""
+
+    def __init__(self, directory: Path, descriptor: int) -> None:
+        self.directory = directory
+        self._descriptor = descriptor
+
+    def git(self, protocol: str) -> Git:
+        """Return git in this view; its children hold the view as long as they live."""
+        environment = {"GIT_PROTOCOL": protocol} if protocol else {}
+        return Git(self.directory, descriptors=lambda: (self._descriptor,), environment=environment)
+
+    def config(self) -> bytes:
+        return os.pread(self._descriptor, 64 * 1024, 0)
+
+    def head(self) -> RefName:
+        raw = (self.directory / "HEAD").read_bytes()
+        if not raw.startswith(b"ref: "):
+            raise RepositoryDamaged("the view's HEAD is damaged")
+        return ref_from_bytes(raw[len(b"ref: ") :].rstrip(b"\n"))
+
+    def page(self, after: bytes, limit: int, *, prefix: bytes) -> list[tuple[RefName, GitOid]]:
+        with (self.directory / "packed-refs").open("rb") as file:
+            try:
+                lines = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except ValueError as error:  # an empty file cannot be mapped, and is no packed-refs
+                raise RepositoryDamaged("the view's packed-refs is damaged", why="it is empty") from error
+            with lines:
+                return _page(lines, after, limit, prefix=prefix)
+
+
+@contextlib.contextmanager
+def _held(git_dir: Path, name: MirrorName) -> Iterator[_ServedView | None]:
+    """Resolve the mirror's current view once and hold it; yields ``None`` when there is none."""
+    layout = layout_of(git_dir, name)
+    with contextlib.ExitStack() as stack:
+        found: _ServedView | None = None
+        for attempt in range(1, _ATTEMPTS + 1):
+            directory = layout.current_view()
+            if directory is None:
+                break
+            try:
+                found = _ServedView(directory, stack.enter_context(held_view(directory)))
+                break
+            except FileNotFoundError as error:
+                # superseded and dropped between the two looks, or the mirror was just removed
+                if attempt == _ATTEMPTS:
+                    raise RepositoryDamaged("the published view is not there", why=directory.name) from error
+        yield found
+
+
+def _sound_protocol(protocol: str) -> str:
+    return protocol if _PROTOCOL.fullmatch(protocol) else ""
+
+
+def _advertisement(view: _ServedView, protocol: str) -> bytes:
+    return view.git(protocol).run(
+        ["upload-pack", "--strict", "--stateless-rpc", "--http-backend-info-refs", str(view.directory)]
+    )
+
+
+@contextlib.contextmanager
+def _as_file(request: BinaryIO) -> Iterator[BinaryIO]:
+    """Yield the rest of ``request`` as a file that a child can read."""
+    try:
+        request.flush()
+        position = request.tell()
+        os.lseek(request.fileno(), position, os.SEEK_SET)
+    except (OSError, io.UnsupportedOperation):
+        with tempfile.TemporaryFile() as spool:
+            shutil.copyfileobj(request, spool)
+            spool.flush()
+            os.lseek(spool.fileno(), 0, os.SEEK_SET)
+            yield spool
+    else:
+        yield request
+
+
+def _is_listing(source: BinaryIO) -> bool:
+    """Tell whether a request only lists refs: no pack is computed, so it takes no turn."""
+    descriptor = source.fileno()
+    position = os.lseek(descriptor, 0, os.SEEK_CUR)
+    return _LISTING.match(os.pread(descriptor, 64, position)) is not None
+
+
+def _page(lines: mmap.mmap, after: bytes, limit: int, *, prefix: bytes) -> list[tuple[RefName, GitOid]]:
+    """Seek by halving; the lines are sorted by the bytes of the names."""
+    low, high = _header_end(lines), len(lines)
+    while low < high:
+        start = _line_start(lines, (low + high) // 2, low)
+        end, _, name = _line(lines, start)
+        if name > after and name >= prefix:
+            high = start
+        else:
+            low = end
+    found: list[tuple[RefName, GitOid]] = []
+    position = low
+    while position < len(lines) and len(found) < limit:
+        position, oid, name = _line(lines, position)
+        if not name.startswith(prefix):
+            break
+        found.append((ref_from_bytes(name), GitOid(oid.decode("ascii"))))
+    return found
+
+
+def _header_end(lines: mmap.mmap) -> int:
+    end = lines.find(b"\n")
+    if lines[:1] != b"#" or end == -1:
+        raise RepositoryDamaged("the view's packed-refs is damaged", why="its header is missing")
+    return end + 1
+
+
+def _line_start(lines: mmap.mmap, position: int, low: int) -> int:
+    """Return where the ref begins that covers ``position``; its peeled line belongs to it."""
+    start = max(low, lines.rfind(b"\n", low, position) + 1)
+    if lines[start : start + 1] == b"^":
+        start = max(low, lines.rfind(b"\n", low, start - 1) + 1)
+    return start
+
+
+def _line(lines: mmap.mmap, start: int) -> tuple[int, bytes, bytes]:
+    """Return where the next ref begins, this one's id and its name."""
+    end = lines.find(b"\n", start)
+    oid, blank, name = lines[start:end].partition(b" ") if end != -1 else (b"", b"", b"")
+    if not blank or len(oid) not in {40, 64}:
+        raise RepositoryDamaged("the view's packed-refs is damaged", why="a line has no object id")
+    if lines[end + 1 : end + 2] == b"^":
+        peeled = lines.find(b"\n", end + 1)
+        end = peeled if peeled != -1 else len(lines)
+    return end + 1, oid, name
