@@ -30,7 +30,7 @@ def decode(data: bytes, pointer: Pointer) -> list[Part]:
         if (body["oid"], body["size"]) != (pointer.oid, pointer.size):
             return []
         return clip([(start, end) for start, end in body["parts"]], pointer.size)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
 
 

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirror_sync.domain.names import LfsOid
+from mirror_sync.domain.parts import merge
+from mirror_sync.domain.pointers import Pointer
+from mirror_sync.lfs_store import journal
+
+POINTER = Pointer(LfsOid("ab" * 32), 1000)
+PARTS = [(0, 10), (500, 1000)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000))))
+def test_what_is_written_is_read(ranges):
+    parts = merge(ranges)
+    assert journal.decode(journal.encode(POINTER, parts), POINTER) == parts
+
+
+@given(st.integers(0, 200), st.integers(1, 255))
+def test_a_changed_byte_means_no_parts_or_the_same(place, change):
+    data = bytearray(journal.encode(POINTER, PARTS))
+    data[place % len(data)] ^= change
+    assert journal.decode(bytes(data), POINTER) in ([], PARTS)
+
+
+@given(st.binary(max_size=300))
+def test_anything_at_all_can_be_read(data):
+    assert journal.decode(data, POINTER) == []
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"null", b"[]", b"7", b'"sum"', b"{}", b'{"sum":1}', b"\xff\xfe", b"[" * 100_000]
+)
+def test_what_is_no_journal_means_no_parts(data):
+    assert journal.decode(data, POINTER) == []
+
+
+def test_a_cut_journal_means_no_parts():
+    data = journal.encode(POINTER, PARTS)
+    assert all(journal.decode(data[:length], POINTER) == [] for length in range(len(data) - 1))
+
+
+@pytest.mark.parametrize("other", [Pointer(POINTER.oid, 999), Pointer(LfsOid("cd" * 32), 1000)])
+def test_another_objects_journal_means_no_parts(other):
+    assert journal.decode(journal.encode(POINTER, PARTS), other) == []
+
+
+def test_parts_that_no_object_has_mean_no_parts():
+    for parts in ([["0", 5]], [[1]], [None], {"0": 5}):
+        body = {"format": 1, "oid": POINTER.oid, "size": POINTER.size, "parts": parts}
+        body["sum"] = journal._sum(body)
+        assert journal.decode(json.dumps(body).encode(), POINTER) == []
+
+
+def test_no_file_means_no_parts(tmp_path):
+    assert journal.load(tmp_path / "absent", POINTER) == []
