@@ -9,7 +9,7 @@ import click
 from mirror_sync.cli import choosing, codes
 from mirror_sync.cli.opening import opened, told
 from mirror_sync.cli.options import Command, Globals
-from mirror_sync.cli.output import Output, size, span
+from mirror_sync.cli.output import Output, show_error, size, span
 from mirror_sync.errors import MirrorSyncError, UsageError
 from mirror_sync.ports import MirrorFilter
 
@@ -70,12 +70,10 @@ def add(context: click.Context, urls: tuple[str, ...], interval: float | None, o
                     else f"{'added' if made else 'is here already:'} {mirror.name}"
                 )
     if out.json:
-        out.document({"items": added, "failed": [_failure(url, error) for url, error in failed]})
+        out.document({"items": added, "failed": [_failure(url, wrong) for url, wrong in failed]})
     else:
-        for _, error in failed:
-            from mirror_sync.cli.output import show_error
-
-            show_error(error, told(context))
+        for _, wrong in failed:
+            show_error(wrong, told(context))
     if failed:
         return codes.PARTLY if added else codes.exit_status(failed[0][1])
     return codes.DONE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -66,3 +67,12 @@ def host_rules_text(hosts: Iterable[TrustedHost]) -> str:
         if trusted.allow_private:
             out += "allow_private = true\n"
     return out
+
+
+def host_rules(text: str) -> dict[str, TrustedHost]:
+    """Return the hosts in a text that :func:`host_rules_text` made."""
+    tables = tomllib.loads(text).get("upstream", {})
+    return {
+        host: TrustedHost(host, bool(rule.get("allow_http")), bool(rule.get("allow_private")))
+        for host, rule in tables.items()
+    }

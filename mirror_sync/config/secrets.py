@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,12 +93,3 @@ def secret_fault(path: Path) -> str:
     if found.st_mode & stat.S_IWGRP:
         return f"its whole group may write it (mode {stat.S_IMODE(found.st_mode):04o})"
     return ""
-
-
-def write_secret(path: Path, secret: str) -> None:
-    """Create ``path`` with ``secret``, readable by its owner only and durable; raises ``FileExistsError``."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(secret + "\n")
-        file.flush()
-        os.fsync(file.fileno())

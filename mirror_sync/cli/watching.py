@@ -1,0 +1,157 @@
+"""What a person at the terminal sees while mirrors are being filled."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mirror_sync.cli import choosing
+from mirror_sync.cli.look import doing
+from mirror_sync.cli.output import Output, size
+from mirror_sync.errors import MirrorSyncError
+from mirror_sync.ports import MirrorFilter
+
+if TYPE_CHECKING:
+    from mirror_sync.actions.status import Document
+    from mirror_sync.bootstrap import App
+
+LOOK_EVERY_SECONDS = 0.5
+SAY_EVERY_SECONDS = 10.0
+MOST_LINES = 5
+
+
+class Watcher:
+    """Reads the state beside the daemon; prints a clone line when a mirror is first published, and progress until then.
+
+    ``open_app`` makes an App for the watching thread alone.
+    """
+
+    def __init__(self, open_app: Callable[[], App], out: Output) -> None:
+        self._open_app = open_app
+        self._out = out
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._announced: set[str] = set()
+        self._failures: dict[str, str] = {}
+        self._said_at = float("-inf")
+        self._live: Any = None
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no more; returns when the thread has ended."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        with self._open_app() as app:
+            while True:
+                try:
+                    self.look(app)
+                except MirrorSyncError as error:
+                    # The daemon says what is wrong; here it only means that nothing can be shown now.
+                    self._out.note(f"progress is not known: {error.message}")
+                if app.clock.sleep(LOOK_EVERY_SECONDS, stop=self._stop):
+                    break
+        self._end_live()
+
+    def look(self, app: App) -> None:
+        """Look once and tell what is new."""
+        items = list(choosing.matching(app, MirrorFilter()))
+        for item in items:
+            self._announce(app, item)
+        waiting = [item for item in items if item["confirmed_at"] is None and item["paused"] is None]
+        if self._out.told.quiet:
+            return
+        if sys.stderr.isatty():
+            self._show_live(waiting)
+        elif waiting and app.clock.monotonic() - self._said_at >= SAY_EVERY_SECONDS:
+            self._said_at = app.clock.monotonic()
+            for item in waiting[:MOST_LINES]:
+                self._out.note(key_values(item))
+            if len(waiting) > MOST_LINES:
+                self._out.note(f"more={len(waiting) - MOST_LINES}")
+
+    def _announce(self, app: App, item: Document) -> None:
+        name = item["name"]
+        if item["published_at"] is not None and name not in self._announced:
+            self._announced.add(name)
+            self._print(f"git clone {app.settings.server.local_url}/{name}")
+        last = item["last_run"]
+        told = f"{last['code']} {last['message']}" if last and last["outcome"] == "failed" else ""
+        if told and self._failures.get(name) != told:
+            remedies = app.why(choosing.name(name)).remedies
+            head = click.style(f"error[{last['code']}]", fg="red", bold=True)
+            lines = [f"{head}: {name}: {last['message']}", *(f"  do:  {remedy}" for remedy in remedies)]
+            self._end_live()
+            self._out.note("\n".join(lines))
+        self._failures[name] = told
+
+    def _print(self, line: str) -> None:
+        self._end_live()
+        self._out.line(line)
+        sys.stdout.flush()
+
+    def _show_live(self, waiting: list[Document]) -> None:
+        if not waiting:
+            self._end_live()
+            return
+        from rich.console import Console
+        from rich.live import Live
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        for item in waiting[:MOST_LINES]:
+            table.add_row(item["name"], doing(item), *counts(item))
+        if len(waiting) > MOST_LINES:
+            table.add_row(f"and {len(waiting) - MOST_LINES} more")
+        if self._live is None:
+            console = Console(stderr=True, no_color=not self._out.colored(sys.stderr), markup=False, highlight=False)
+            self._live = Live(console=console, transient=True, auto_refresh=False)
+            self._live.start()
+        self._live.update(table, refresh=True)
+
+    def _end_live(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def counts(item: Document) -> tuple[str, ...]:
+    """Return how much of a mirror is here."""
+    lfs = item["lfs"]
+    found = []
+    if item["refs"]["count"]:
+        found.append(f"refs {item['refs']['count']}")
+    if lfs["wanted"]:
+        found.append(f"lfs {lfs['present']}/{lfs['wanted']}  {size(lfs['present_bytes'])}/{size(lfs['wanted_bytes'])}")
+    return tuple(found)
+
+
+def key_values(item: Document) -> str:
+    """Return one line for a log: what is being done with a mirror and how far it is."""
+    run = item["run"] or {"step": "", "detail": ""}
+    lfs = item["lfs"]
+    pairs = {
+        "mirror": item["name"],
+        "activity": item["activity"],
+        "step": run["step"],
+        "detail": run["detail"],
+        "refs": item["refs"]["count"],
+        "lfs_present": lfs["present"],
+        "lfs_wanted": lfs["wanted"],
+        "lfs_bytes": lfs["present_bytes"],
+    }
+    return " ".join(f"{key}={_value(value)}" for key, value in pairs.items() if value != "")
+
+
+def _value(value: object) -> str:
+    text = str(value)
+    return '"' + text.replace('"', "'") + '"' if " " in text else text
