@@ -29,7 +29,7 @@ MAX_SIZE = 2**63 - 1
 REASONS_LOOKED_UP = 100
 """Objects of one batch whose exact reason is looked up; the others get the general one."""
 
-KNOWN_MISSING_CODE = "MS-L404"
+KNOWN_MISSING_CODES = frozenset({"MS-L404", "MS-L410"})
 
 _HOST = re.compile(r"[A-Za-z0-9.\-_]+(?::[0-9]{1,5})?\Z|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?\Z")
 
@@ -140,7 +140,7 @@ def _reasons(mirror: Mirror, oids: Sequence[LfsOid]) -> dict[LfsOid, str]:
         for pointer, code, message in state.lfs_missing(mirror.id, after=before, limit=1):
             if pointer.oid != oid:
                 continue
-            if code == KNOWN_MISSING_CODE:
+            if code in KNOWN_MISSING_CODES:
                 reasons[oid] = f"upstream itself lacks this object ({code})"
             elif code:
                 reasons[oid] = f"the object is queued; the last attempt failed, {code}: {printable(message)[:200]}"

@@ -14,9 +14,6 @@ RESERVED_THREADS = 16
 HOOK_BODIES = 8
 """Webhook bodies read at the same time."""
 
-PACK_WAIT_SECONDS = 60.0
-"""How long a fetch waits for its turn; git itself would not come again."""
-
 
 class Slot:
     """One place taken; released once, however often that is asked."""
@@ -85,7 +82,6 @@ class Limits:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.streams = Slots(settings.serve.max_streams)
-        self.packs = Slots(settings.serve.max_packs)
         self.hooks = Slots(HOOK_BODIES)
         self.patience = Patience(clock)
 

@@ -10,7 +10,7 @@ from flask import Response
 
 from mirror_sync.domain.names import MirrorName, printable
 from mirror_sync.domain.runs import Mirror
-from mirror_sync.errors import MirrorSyncError, NotFound, StateUnavailable, UsageError
+from mirror_sync.errors import MirrorSyncError, NotFound, Overloaded, StateUnavailable, UsageError
 from mirror_sync.web.backend import backend
 
 NO_CACHE = {
@@ -62,6 +62,8 @@ def status_of(error: MirrorSyncError) -> int:
         return 404
     if isinstance(error, UsageError):
         return 400
+    if isinstance(error, Overloaded):
+        return 429
     if isinstance(error, StateUnavailable):
         return 503
     return 500

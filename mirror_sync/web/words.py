@@ -106,12 +106,18 @@ CODES: Mapping[str, Explanation] = {
     "MS-C004": Explanation(
         _n("A file that holds a secret cannot be used."), _n("Check that it exists and has mode 0600.")
     ),
+    "MS-D001": Explanation(_n("No worker is running."), _n("Start the service: systemctl start mirror-sync.")),
     "MS-D002": Explanation(
         _n("The database schema is not the one this version needs."), _n("Run mirror-sync db upgrade.")
     ),
     "MS-D003": Explanation(
         _n("The database does not answer."), _n("Check the database; work goes on when it is back.")
     ),
+    "MS-D004": Explanation(
+        _n("The database file is damaged."),
+        _n("Restore it from a backup; refs and LFS objects on disk are not affected."),
+    ),
+    "MS-D009": Explanation(_n("The time given to wait is over."), _n("The work goes on; ask for the status later.")),
     "MS-G128": Explanation(_n("A git command failed."), _WAIT),
     "MS-G409": Explanation(_n("The published refs changed while a run was preparing to move them."), _WAIT),
     "MS-G500": Explanation(
@@ -140,6 +146,12 @@ CODES: Mapping[str, Explanation] = {
     "MS-H008": Explanation(
         _n("Upstream has a ref whose name no client could hold; it is left out."), _n("Rename the ref upstream.")
     ),
+    "MS-L400": Explanation(_n("The LFS server refuses an object."), _WAIT),
+    "MS-L401": Explanation(
+        _n("The LFS server refused the credential, or wants one."),
+        _n("Put a valid token into the token_file of the host. No restart is needed."),
+    ),
+    "MS-L403": Explanation(_n("The download of an LFS object was refused; its link may have expired."), _WAIT),
     "MS-L404": Explanation(
         _n("Upstream says it lacks an LFS object."),
         _n("Ask the owner to upload it; it is asked for again from time to time."),
@@ -149,11 +161,17 @@ CODES: Mapping[str, Explanation] = {
     "MS-L413": Explanation(
         _n("An LFS object is larger than this mirror takes."), _n("Raise lfs.max_object if it is wanted.")
     ),
+    "MS-L416": Explanation(_n("The LFS server refused the part asked for."), _WAIT),
     "MS-L422": Explanation(
         _n("An LFS object's bytes do not match its SHA-256 or size."),
         _n("It is fetched again; report it to the owner if it stays."),
     ),
     "MS-L429": Explanation(_n("The LFS server asked us to wait."), _n("Wait, or add a credential for the host.")),
+    "MS-L501": Explanation(_n("The host offers no LFS here."), _n("Check whether LFS is enabled for the repository.")),
+    "MS-L509": Explanation(
+        _n("The LFS budget of the repository is used up."),
+        _n("Its owner can raise the budget; it is asked again later."),
+    ),
     "MS-N404": Explanation(_n("There is no such mirror."), _n("Check the name, or add the mirror.")),
     "MS-N409": Explanation(
         _n("The request conflicts with what is already here."), _n("Read the message; it names the conflict.")
@@ -189,6 +207,7 @@ CODES: Mapping[str, Explanation] = {
         _n("Check the address. What is here is still served and nothing is deleted."),
     ),
     "MS-U407": Explanation(_n("The proxy does not lead to the host."), _n("Check the proxy in the configuration.")),
+    "MS-U409": Explanation(_n("Upstream no longer has an object that its ref list named."), _WAIT),
     "MS-U410": Explanation(
         _n("Upstream changed the hash it names its objects by."),
         _n("Remove the mirror and add it again; until then the old content is served."),
@@ -205,6 +224,7 @@ CODES: Mapping[str, Explanation] = {
         _n("Mirror the repository it was cloned from."),
     ),
     "MS-U530": Explanation(_n("The upstream host's name does not resolve."), _n("Check the name and the resolver.")),
+    "MS-V429": Explanation(_n("This mirror is serving as many clients as it can."), _n("Try again in a moment.")),
     "MS-W401": Explanation(
         _n("A webhook delivery has a wrong signature."), _n("Give the sender the secret that is configured here.")
     ),

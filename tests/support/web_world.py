@@ -1,0 +1,327 @@
+"""A small world behind the web: the real App with its state in memory and plain repositories.
+
+::
+
+    world = make_world(tmp_path, {"git.example/acme/model": MirrorSpec(repository=repo.path, objects=[b"..."])})
+    client = create_app(world).test_client()
+
+``python -m tests.support.web_world ROOT`` serves the world that :func:`write_world` left
+under ROOT, with the product's own server.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from mirror_sync.bootstrap import App
+from mirror_sync.config import SecretFile, ServerSettings, ServeSettings, Settings, StorageSettings, WebhookSettings
+from mirror_sync.domain.names import GitOid, LfsOid, MirrorName, RefName
+from mirror_sync.domain.pointers import Pointer, PointerBlob
+from mirror_sync.domain.refs import Change, Hold
+from mirror_sync.domain.runs import KeptTip, NewMirror, Outcome, PublishIntent, RefJournalEntry, RunId, RunReport
+from mirror_sync.testing.state import MemoryState
+from tests.support.daemon import free_port
+
+SECRET = "It's a Secret to Everybody"
+
+
+@dataclass
+class MirrorSpec:
+    """One mirror of the world; ``repository`` is any bare repository, ``None`` when nothing was published."""
+
+    repository: str | None = None
+    objects: list[str] = field(default_factory=list)
+    """Contents that are here, as latin-1 text."""
+    queued: list[str] = field(default_factory=list)
+    known_missing: list[str] = field(default_factory=list)
+    refs: dict[str, str] = field(default_factory=dict)
+    holds: list[tuple[str, str, str]] = field(default_factory=list)
+    kept: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failure: tuple[str, str] | None = None
+    paused: str | None = None
+    removing: bool = False
+
+
+def oid_of(content: str) -> str:
+    return hashlib.sha256(content.encode("latin-1")).hexdigest()
+
+
+class PlainServing:
+    """Serves bare repositories by git itself, without views; counts what runs."""
+
+    def __init__(self, repositories: dict[MirrorName, str]) -> None:
+        self.repositories = repositories
+        self.children: list[subprocess.Popen[bytes]] = []
+
+    def _path(self, name: MirrorName) -> str | None:
+        return self.repositories.get(name)
+
+    @staticmethod
+    def _environment(protocol: str) -> dict[str, str]:
+        settings = {"uploadpack.allowFilter": "true", "uploadpack.allowAnySHA1InWant": "true", "safe.directory": "*"}
+        count = {"GIT_CONFIG_COUNT": str(len(settings))}
+        for index, (key, value) in enumerate(settings.items()):
+            count |= {f"GIT_CONFIG_KEY_{index}": key, f"GIT_CONFIG_VALUE_{index}": value}
+        return {"PATH": os.environ["PATH"], "GIT_PROTOCOL": protocol, "LC_ALL": "C.UTF-8", **count}
+
+    def advertise(self, name: MirrorName, *, protocol: str) -> bytes | None:
+        path = self._path(name)
+        if path is None:
+            return None
+        argv = ["git", "upload-pack", "--stateless-rpc", "--http-backend-info-refs", path]
+        done = subprocess.run(argv, env=self._environment(protocol), capture_output=True, check=True)
+        head = b"" if protocol == "version=2" else b"001e# service=git-upload-pack\n0000"
+        return head + done.stdout
+
+    def upload_pack(self, name: MirrorName, request: BinaryIO, *, protocol: str) -> Iterator[bytes] | None:
+        path = self._path(name)
+        if path is None:
+            return None
+        return self._pieces(path, request, protocol)
+
+    def _pieces(self, path: str, request: BinaryIO, protocol: str) -> Iterator[bytes]:
+        child = subprocess.Popen(
+            ["git", "upload-pack", "--stateless-rpc", path],
+            stdin=request,
+            stdout=subprocess.PIPE,
+            env=self._environment(protocol),
+            start_new_session=True,
+        )
+        self.children.append(child)
+        assert child.stdout is not None
+        try:
+            while piece := os.read(child.stdout.fileno(), 65536):
+                yield piece
+        finally:
+            child.stdout.close()
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+
+    def refs(
+        self, name: MirrorName, *, after: str = "", limit: int = 100, prefix: str = ""
+    ) -> tuple[RefName, list[tuple[RefName, GitOid]]]:
+        path = self._path(name)
+        if path is None:
+            return RefName(""), []
+        argv = ["git", "-C", path, "for-each-ref", "--format=%(objectname) %(refname)"]
+        environment = self._environment("")
+        listed = subprocess.run(argv, env=environment, capture_output=True, check=True).stdout
+        head = subprocess.run(
+            ["git", "-C", path, "symbolic-ref", "HEAD"], env=environment, capture_output=True, check=True
+        )
+        found = [line.decode("utf-8", "surrogateescape").split(" ", 1) for line in listed.splitlines()]
+        page = [
+            (RefName(ref), GitOid(oid)) for oid, ref in sorted(found, key=lambda pair: pair[1].encode("utf-8", "surrogateescape"))
+            if ref.startswith(prefix) and ref.encode("utf-8", "surrogateescape") > after.encode("utf-8", "surrogateescape")
+        ]  # fmt: skip
+        return RefName(head.stdout.decode().strip()), page[:limit]
+
+
+class NoWaker:
+    def __init__(self) -> None:
+        self.pokes = 0
+
+    def poke(self) -> None:
+        self.pokes += 1
+
+    def wait(self, seconds: float) -> bool:
+        return False
+
+    def close(self) -> None:
+        return None
+
+
+def world_settings(root: Path, *, port: int = 0, **changes: Any) -> Settings:
+    """Settings of a world: loopback, one webhook secret."""
+    secret = root / "webhook.secret"
+    if not secret.exists():
+        secret.write_text(SECRET + "\n")
+        secret.chmod(0o600)
+    settings = Settings(
+        server=ServerSettings(listen_port=port),
+        storage=StorageSettings(root / "git", root / "lfs", root / "run", reserve_bytes=0),
+        webhooks=WebhookSettings((SecretFile("webhooks.secret_file", secret),)),
+        serve=ServeSettings(max_streams=8, max_packs=4, threads=12),
+    )
+    return replace(settings, **changes)
+
+
+class World(App):
+    """The real App over a memory state and plain repositories."""
+
+    def __init__(self, settings: Settings, mirrors: dict[str, MirrorSpec]) -> None:
+        super().__init__(settings, role="web")
+        for directory in (settings.storage.git_dir, settings.storage.lfs_dir, settings.storage.run_dir):
+            directory.mkdir(parents=True, exist_ok=True)
+        self.memory = MemoryState(self.clock)
+        self.plain = PlainServing({})
+        self.no_waker = NoWaker()
+        self.__dict__.update(state=self.memory, serving=self.plain, waker=self.no_waker)
+        for name, spec in mirrors.items():
+            self.add(name, spec)
+
+    def add(self, name: str, spec: MirrorSpec) -> None:
+        state, now = self.memory, self.clock.now()
+        mirror, _ = state.enrol(NewMirror(MirrorName(name), f"https://{name}", 600.0, 3600.0))
+        lease = state.claim("w1", lease_seconds=60.0)
+        assert lease is not None
+        pointers = [
+            Pointer(LfsOid(oid_of(text)), len(text)) for text in [*spec.objects, *spec.queued, *spec.known_missing]
+        ]
+        state.add_scan(
+            lease,
+            [PointerBlob(GitOid(f"{index:040x}"), pointer) for index, pointer in enumerate(pointers, 1)],
+            scanned=None,
+        )
+        for text in spec.objects:
+            raw = text.encode("latin-1")
+            with self.objects.incomplete(Pointer(LfsOid(oid_of(text)), len(raw))) as part:
+                if raw:
+                    part.write(0, raw)
+                part.promote()
+        state.lfs_arrived([LfsOid(oid_of(text)) for text in spec.objects])
+        for text in spec.known_missing:
+            state.lfs_failed(
+                mirror.id, LfsOid(oid_of(text)), code="MS-L404", message="upstream says 404", known_missing=True,
+                retry_at=now + 3600,
+            )  # fmt: skip
+        outcome, code, message = Outcome.PUBLISHED, "", ""
+        if spec.repository is not None:
+            self.plain.repositories[MirrorName(name)] = spec.repository
+            entry = RefJournalEntry(RefName("refs/heads/main"), None, GitOid("1" * 40), Change.CREATE)
+            entries = (
+                entry,
+                *(RefJournalEntry(RefName(ref), None, GitOid(oid), Change.CREATE) for ref, oid in spec.refs.items()),
+            )
+            kept = [KeptTip(RunId(0), RefName(ref), GitOid(oid), now, now + 86400.0) for ref, oid in spec.kept]
+            intent = PublishIntent(
+                1, "digest", now, entries, RefName("refs/heads/main"), len(entries), complete=not spec.holds
+            )
+            run = state.intend(lease, intent, kept=kept)
+            state.settle_intent(lease, run, published=True)
+        else:
+            outcome = Outcome.HELD
+        if spec.failure is not None:
+            outcome, (code, message) = Outcome.FAILED, spec.failure
+        state.finish(
+            lease,
+            RunReport(
+                outcome, now - 1, now, now + 600, code=code, message=message, observed_at=now, digest="digest",
+                complete=spec.repository is not None and not spec.holds,
+                holds=tuple(Hold(RefName(ref), hold, reason) for ref, hold, reason in spec.holds),
+                notes=tuple(spec.notes), ref_updates=1, fetched_bytes=1234,
+            ),
+        )  # fmt: skip
+        if spec.paused is not None:
+            state.set_paused(mirror.id, reason=spec.paused)
+        if spec.removing:
+            state.set_removing(mirror.id, at=now + 3600)
+        state.beat("w1")
+
+
+def make_world(root: Path, mirrors: dict[str, MirrorSpec], **changes: Any) -> World:
+    return World(world_settings(root, **changes), mirrors)
+
+
+def write_world(root: Path, mirrors: dict[str, MirrorSpec], *, port: int) -> None:
+    """Leave a world for another process to serve."""
+    document = {"port": port, "mirrors": {name: asdict(spec) for name, spec in mirrors.items()}}
+    (root / "world.json").write_text(json.dumps(document))
+
+
+class Served:
+    """A world served by the product's own server in a process of its own."""
+
+    def __init__(
+        self, root: Path, mirrors: dict[str, MirrorSpec], *, environment: dict[str, str] | None = None
+    ) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = root / "server.log"
+        write_world(root, mirrors, port=self.port)
+        with self.log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.support.web_world", str(root)],
+                cwd=Path(__file__).parents[2],
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                env={**os.environ, **(environment or {})},
+            )
+
+    def __enter__(self) -> Self:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.url}/healthz", timeout=5) as answer:
+                    if answer.status == 200:
+                        return self
+            except (OSError, urllib.error.URLError):
+                if self.process.poll() is not None:
+                    break
+                time.sleep(0.05)
+        raise AssertionError(f"the server did not start:\n{self.text()}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def worker_pid(self) -> int:
+        """The serving child of the master."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return int(children[-1])
+
+    def rss_bytes(self) -> int:
+        for line in Path(f"/proc/{self.worker_pid()}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmRSS")
+
+    def git_children(self) -> list[int]:
+        """Process ids of git children of the serving child."""
+        pid = self.worker_pid()
+        found: list[int] = []
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_text().split()]
+        return found
+
+
+def main() -> None:
+    from mirror_sync.bootstrap import configure_logs
+    from mirror_sync.web import serve
+
+    root = Path(sys.argv[1])
+    document = json.loads((root / "world.json").read_text())
+    settings = world_settings(root, port=document["port"])
+    mirrors = {name: MirrorSpec(**spec) for name, spec in document["mirrors"].items()}
+    configure_logs(settings)
+    serve(lambda: World(settings, mirrors), settings, graceful_seconds=10)
+
+
+if __name__ == "__main__":
+    main()
