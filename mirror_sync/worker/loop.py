@@ -15,7 +15,9 @@ from mirror_sync.worker.work import Work
 
 LOOK_EVERY_SECONDS = 1.0
 BEAT_EVERY_SECONDS = 10.0
-BEAT_STALE_SECONDS = 30.0
+BEATS_MISSED = 3
+"""So many beats in a row that the database did not take are no progress."""
+
 HISTORY_EVERY_SECONDS = 5.0
 HISTORY_SLOTS = 2
 UPKEEP_EVERY_SECONDS = 30.0
@@ -50,6 +52,8 @@ class Worker:
         self._on_change = on_change
         self._ended = threading.Event()
         self._listener = threading.Thread(target=self._listen, name="listen")
+        watchdog = notifier.watchdog_seconds
+        self._beat_every = min(BEAT_EVERY_SECONDS, watchdog / 4) if watchdog else BEAT_EVERY_SECONDS
         self._beat_at = float("-inf")
         self._alive_at = float("-inf")
 
@@ -64,7 +68,7 @@ class Worker:
             lease_seconds / RENEWALS_PER_LEASE, self._tick("renew", self._leases.renew), name="renew", lane="leases",
             first=lease_seconds / RENEWALS_PER_LEASE,
         )  # fmt: skip
-        every(BEAT_EVERY_SECONDS, self._tick("beat", self._beat), name="beat", first=BEAT_EVERY_SECONDS)
+        every(self._beat_every, self._tick("beat", self._beat), name="beat", first=self._beat_every)
         for slot in range(HISTORY_SLOTS):
             every(
                 HISTORY_EVERY_SECONDS, self._slow("history", self._fetch_history), name=f"history-{slot}", lane="slow"
@@ -101,6 +105,7 @@ class Worker:
     def close(self) -> None:
         """End the ticks and the threads of an idle worker."""
         self._ended.set()
+        self._app.waker.poke()
         self._ticker.stop()
         self._listener.join()
         self._pool.shutdown(wait=True)
@@ -183,7 +188,8 @@ class Worker:
         if not self._notifier.watchdog_seconds:
             return
         now = self._clock.monotonic()
-        if now - self._beat_at > BEAT_STALE_SECONDS or now - self._alive_at < self._notifier.watchdog_seconds / 4:
+        stalled = now - self._beat_at > BEATS_MISSED * self._beat_every
+        if stalled or now - self._alive_at < self._notifier.watchdog_seconds / 4:
             return
         self._alive_at = now
         self._notifier.alive()
