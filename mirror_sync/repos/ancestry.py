@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from mirror_sync.domain.names import GitOid, RefName
 from mirror_sync.domain.refs import Change, RefUpdate
 from mirror_sync.repos import queries
-from mirror_sync.repos.git import Git
+from mirror_sync.repos.git import Git, read_lines
 
 FEW = 4
 """Up to so many moved refs are asked about one by one; more share one walk first."""
@@ -37,8 +37,20 @@ def classify(git: Git, updates: Sequence[RefUpdate]) -> dict[RefName, Change]:
 
 def _forward(git: Git, pairs: set[tuple[GitOid, GitOid]]) -> set[tuple[GitOid, GitOid]]:
     """Return the pairs whose old commit is an ancestor of the new one."""
-    proven = _shared_walk(git, pairs) if len(pairs) > FEW else set()
-    return proven | {pair for pair in pairs - proven if _is_ancestor(git, *pair)}
+    if len(pairs) <= FEW:
+        return {pair for pair in pairs if _is_ancestor(git, *pair)}
+    rewritten = _unreachable(git, pairs)
+    open_pairs = {pair for pair in pairs if pair[0] not in rewritten}
+    proven = _shared_walk(git, open_pairs)
+    return proven | {pair for pair in open_pairs - proven if _is_ancestor(git, *pair)}
+
+
+def _unreachable(git: Git, pairs: set[tuple[GitOid, GitOid]]) -> set[GitOid]:
+    """Return the old commits that no new one reaches, told by one walk: a rewritten history is all of these."""
+    olds = {old for old, _ in pairs}
+    asked = queries.oid_lines([*olds, *(f"^{new}" for new in {new for _, new in pairs})])
+    with git.stream(["rev-list", "--stdin"], stdin=asked) as child:
+        return {oid for line in read_lines(child.stdout) if (oid := GitOid(line.decode("ascii"))) in olds}
 
 
 def _is_ancestor(git: Git, old: GitOid, new: GitOid) -> bool:

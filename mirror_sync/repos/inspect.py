@@ -17,10 +17,14 @@ from mirror_sync.repos.git import Git
 from mirror_sync.repos.layout import Layout
 from mirror_sync.repos.stage import CHECKS, FSCK, Stage
 from mirror_sync.repos.store import Store
-from mirror_sync.repos.taint import tainted
+from mirror_sync.repos.taint import named_by, objects_in, tainted
 
 BISECTIONS = 400
 """So many walks at most look for the incomplete tips among many; what is undecided then is held too."""
+
+MANY_ROOTS = 2000
+SMALL_INDEX = 2**20
+"""Bytes of pack index up to which a stage counts as small."""
 
 _LINKABLE = "linkable.json"
 _VERSION = "v1"
@@ -82,9 +86,10 @@ class Inspector:
     def _bad_tips(self, tips: Sequence[GitOid], forbidden: Mapping[GitOid, str]) -> dict[GitOid, str]:
         if not tips:
             return {}
-        roots = self._roots()
+        roots = self._roots(tips)
         if not forbidden and self._closed(tips, roots):
             return {}
+        roots = sorted(self._store.roots().oids())
         bad = {tip: f"{tip} is not here" for tip in self._absent(tips)}
         packs = [self._layout.stage_packs / name for name in sorted(self._stage.packs())]
         reasons = tainted(self._git, packs, forbidden)
@@ -93,8 +98,23 @@ class Inspector:
         bad.update(self._open_tips(rest, roots))
         return bad
 
-    def _roots(self) -> list[GitOid]:
-        return sorted(self._store.roots().oids())
+    def _roots(self, tips: Sequence[GitOid]) -> list[GitOid]:
+        """Return roots behind which nothing needs a walk: all of them, or where they are very many, those next to what came.
+
+        Whatever is left out only makes the walk longer; when the few do not border
+        everything that is new, all are taken.
+        """
+        roots = self._store.roots().oids()
+        packs = [self._layout.stage_packs / name for name in sorted(self._stage.packs())]
+        if (
+            len(roots) <= MANY_ROOTS
+            or sum(pack.with_name(f"{pack.name}.idx").stat().st_size for pack in packs) > SMALL_INDEX
+        ):
+            return sorted(roots)
+        new = set(objects_in(self._git, packs))
+        border = named_by(self._git, sorted(new)) | set(tips)
+        border -= new
+        return sorted(border) if border <= roots else sorted(roots)
 
     def _absent(self, tips: Collection[GitOid]) -> set[GitOid]:
         return set(tips) - queries.types(self._git, tips).keys()

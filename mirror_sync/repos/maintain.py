@@ -93,4 +93,4 @@ def _protect_views(layout: Layout, *, store: Store) -> None:
             old.update((RefName(OLD_PREFIX + oid), oid) for oid in refs.oids() - known)
     if old:
         own = {name: oid for name, oid in roots.tips.items() if name not in published}
-        store.write_roots(RefLines(published, peeled.get).packed({**own, **old}))
+        store.write_roots(RefLines(published, peeled).packed({**own, **old}))

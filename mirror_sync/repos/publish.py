@@ -22,6 +22,7 @@ def publish(
     *,
     layout: Layout,
     store: Store,
+    views: Views,
     git: Git,
     object_format: ObjectFormat,
     confirm: Callable[[], None],
@@ -33,24 +34,30 @@ def publish(
     flipped, then roots become new ∪ kept: a kill anywhere leaves too many roots, never
     too few.
     """
-    views = Views(layout)
     _expect(layout, request.expected_view)
     if request.view <= request.expected_view:
         raise PublishConflict(f"view {request.view} is not newer than view {request.expected_view}")
     tips = request.snapshot.tips
-    roots = store.roots()
+    roots = store.roots(views.last_read(request.expected_view))
     _check_names(tips, roots)
     known = roots.oids()
     new = frozenset(tips.values())
     kept = kept_refs(request.kept)
-    lines = RefLines(tips, _peeled(git, roots, (new | frozenset(kept.values())) - known).get)
+    peeled = _peeled(git, roots, (new | frozenset(kept.values())) - known)
+    lines = RefLines(tips, peeled)
     old = {RefName(OLD_PREFIX + oid): oid for oid in known - new - frozenset(kept.values())}
     narrow = lines.packed(kept)
     if old:
         store.write_roots(lines.packed({**kept, **old}))
     else:
         store.write_roots(narrow)
-    views.build(request.view, packed=lines.packed(), head=request.snapshot.head, object_format=object_format)
+    views.build(
+        request.view,
+        packed=lines.packed(),
+        refs=PackedRefs(dict(tips), peeled),
+        head=request.snapshot.head,
+        object_format=object_format,
+    )
     flipped = False
     try:
         _expect(layout, request.expected_view)
@@ -75,7 +82,7 @@ def protect(kept: Sequence[KeptTip], *, published: RefSnapshot, store: Store, gi
     roots = store.roots()
     refs = kept_refs(kept)
     wanted = frozenset(published.tips.values()) | frozenset(refs.values())
-    lines = RefLines(published.tips, _peeled(git, roots, wanted - roots.oids()).get)
+    lines = RefLines(published.tips, _peeled(git, roots, wanted - roots.oids()))
     packed = lines.packed(refs)
     store.write_roots(packed)
 
@@ -105,11 +112,11 @@ def _expect(layout: Layout, number: int) -> None:
 def _check_names(tips: Mapping[RefName, GitOid], roots: PackedRefs) -> None:
     """Refuse what would make the file say something else than was meant; names published before were checked then."""
     before = roots.tips
-    width = 0
-    for name, oid in tips.items():
-        if before.get(name) == oid:
-            continue
-        width = width or len(oid)
+    get = before.get
+    fresh = [name for name, oid in tips.items() if get(name) != oid]
+    width = len(tips[fresh[0]]) if fresh else 0
+    for name in fresh:
+        oid = tips[name]
         fault = None if name in before else refname_fault(name)
         if fault is not None or not is_git_oid(oid) or len(oid) != width:
             raise RepositoryDamaged(f"{printable(name)!r} cannot be published", why=fault or "its tip is no object id")

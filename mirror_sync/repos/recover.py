@@ -82,4 +82,4 @@ def _check_current(layout: Layout) -> None:
         return
     if not layout.store_objects.is_dir():
         raise RepositoryDamaged("the store of a published mirror is gone", why=str(layout.store))
-    Views(layout).read(number)
+    Views(layout).check(number)

@@ -161,6 +161,7 @@ class Repository:
                 request,
                 layout=self.layout,
                 store=self._store,
+                views=self._views,
                 git=self._git,
                 object_format=self._object_format,
                 confirm=confirm,

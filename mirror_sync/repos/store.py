@@ -18,7 +18,7 @@ from mirror_sync.repos.files import (
     write_new,
 )
 from mirror_sync.repos.layout import Layout
-from mirror_sync.repos.packed_refs import PackedRefs, parse_packed_refs
+from mirror_sync.repos.packed_refs import HEADER, PackedRefs, parse_packed_refs, split_own
 
 KEEP_TEXT = b"mirror_sync: promoted, not published yet\n"
 """By this content recovery knows a keep file of ours from one that an operator made."""
@@ -103,12 +103,25 @@ class Store:
         if not self.exists():
             make_bare(self._layout.store, object_format)
 
-    def roots(self) -> PackedRefs:
-        """Return the refs that protect objects: published, kept, and those of an unfinished publish."""
+    def roots(self, view: tuple[bytes, PackedRefs] | None = None) -> PackedRefs:
+        """Return the refs that protect objects: published, kept, and those of an unfinished publish.
+
+        ``view`` is the published view's file with what it says, if it was read already:
+        then only what differs is read.
+        """
         try:
-            return parse_packed_refs(self._roots.read_bytes())
+            data = self._roots.read_bytes()
         except FileNotFoundError:
             return PackedRefs()
+        if view is not None:
+            packed, refs = view
+            own = split_own(data, packed)
+            if own == b"":
+                return refs
+            if own is not None:
+                extra = parse_packed_refs(HEADER.encode() + own)
+                return PackedRefs({**refs.tips, **extra.tips}, {**refs.peeled, **extra.peeled})
+        return parse_packed_refs(data)
 
     def write_roots(self, packed: bytes) -> None:
         """Replace the roots, durably and in one step."""

@@ -19,7 +19,7 @@ def tainted(git: Git, packs: Iterable[Path], bad: Mapping[GitOid, str]) -> dict[
     ``packs`` are the staged packs, paths without ending.  Trees are read again until
     nothing is added, one pass per directory level: memory stays with what is bad.
     """
-    new = _objects(git, packs)
+    new = objects_in(git, packs)
     kinds = types(git, new)
     reasons = {bytes.fromhex(oid): reason for oid, reason in bad.items()}
     trees = [oid for oid in new if kinds.get(oid) == "tree" and bytes.fromhex(oid) not in reasons]
@@ -33,7 +33,19 @@ def tainted(git: Git, packs: Iterable[Path], bad: Mapping[GitOid, str]) -> dict[
     return {GitOid(oid.hex()): reason for oid, reason in reasons.items()}
 
 
-def _objects(git: Git, packs: Iterable[Path]) -> list[GitOid]:
+def named_by(git: Git, oids: list[GitOid]) -> set[GitOid]:
+    """Return what the commits and tags among ``oids`` name, trees left out."""
+    kinds = types(git, oids)
+    graph = [oid for oid in oids if kinds.get(oid) in ("commit", "tag")]
+    return {
+        GitOid(link.hex())
+        for oid, body in _bodies(git, graph)
+        for link in _links(body)[1 if kinds[oid] == "commit" else 0 :]
+    }
+
+
+def objects_in(git: Git, packs: Iterable[Path]) -> list[GitOid]:
+    """Return every object in ``packs`` (paths without ending) once."""
     found: dict[GitOid, None] = {}
     for pack in packs:
         index = pack.with_name(pack.name + ".idx")

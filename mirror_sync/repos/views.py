@@ -64,6 +64,7 @@ class Views:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self._last: tuple[int, bytes, PackedRefs] | None = None
 
     def numbers(self) -> list[int]:
         """Return the numbers of the views on disk, ascending."""
@@ -92,7 +93,17 @@ class Views:
         number = self._layout.current_number()
         if number == 0:
             return View(0, RefSnapshot({}, NO_HEAD))
-        return View(number, self.read(number))
+        packed, head = self.check(number)
+        refs = parse_packed_refs(packed)
+        target = ref_from_bytes(head[len(_HEAD_PREFIX) : -1])
+        self._last = (number, packed, refs)
+        return View(number, RefSnapshot(refs.tips, target))
+
+    def last_read(self, number: int) -> tuple[bytes, PackedRefs] | None:
+        """Return the file and refs of the view last read or made here when that is view ``number``: views never change."""
+        if self._last is None or self._last[0] != number:
+            return None
+        return self._last[1], self._last[2]
 
     def read(self, number: int) -> RefSnapshot:
         """Return the refs and HEAD of one view, checked against its checksum."""
@@ -101,6 +112,11 @@ class Views:
 
     def read_refs(self, number: int) -> tuple[PackedRefs, RefName]:
         """Return the refs of one view with their peeled objects, and HEAD's target, checked alike."""
+        packed, head = self.check(number)
+        return parse_packed_refs(packed), ref_from_bytes(head[len(_HEAD_PREFIX) : -1])
+
+    def check(self, number: int) -> tuple[bytes, bytes]:
+        """Return the bytes of ``packed-refs`` and HEAD of one view once its checksum agrees."""
         directory = self._layout.view(number)
         try:
             packed, head, config, checksum = (
@@ -116,9 +132,11 @@ class Views:
                 why="the checksum over its refs, HEAD and config differs",
                 remedy="restore the mirror from a backup, or remove it and add it again",
             )
-        return parse_packed_refs(packed), ref_from_bytes(head[len(_HEAD_PREFIX) : -1])
+        return packed, head
 
-    def build(self, number: int, *, packed: bytes, head: RefName, object_format: ObjectFormat) -> None:
+    def build(
+        self, number: int, *, packed: bytes, refs: PackedRefs, head: RefName, object_format: ObjectFormat
+    ) -> None:
         """Make the view durable under its final name; nobody is led to it yet."""
         if not head.startswith("refs/heads/") or refname_fault(head) is not None:
             raise RepositoryDamaged(f"{printable(head)!r} cannot be HEAD's target")
@@ -139,6 +157,7 @@ class Views:
         sync_directory(new)
         new.rename(self._layout.view(number))
         sync_directory(views)
+        self._last = (number, packed, refs)
 
     def flip(self, number: int) -> None:
         """Lead clients to this view: one rename of the symlink ``current``, durable when this returns."""
@@ -151,6 +170,7 @@ class Views:
 
     def drop(self, number: int) -> None:
         """Delete one view that nobody is led to."""
+        self._last = None
         remove_tree(self._layout.view(number))
 
     def drop_superseded(self, now: float, *, grace: float = GRACE_SECONDS) -> list[int]:
