@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mirror_sync.domain.runs import Outcome
+from tests.integration.cli.conftest import Bench
+
+ONE = "https://example.org/acme/one"
+TWO = "https://example.org/acme/two"
+NAME = "example.org/acme/one"
+
+
+def test_mirrors_are_added_listed_and_shown(bench: Bench) -> None:
+    assert bench("add", ONE, TWO) == 0
+    assert bench.out == f"added {NAME}\nadded example.org/acme/two\n"
+    assert bench("add", ONE + ".git") == 0
+    assert bench.out == f"is here already: {NAME}\n"
+    items = bench.json("ls")["items"]
+    assert [item["name"] for item in items] == [NAME, "example.org/acme/two"]
+    shown = bench.json("show", ONE + ".git")
+    assert shown == bench.json("show", NAME) | {"lag_seconds": shown["lag_seconds"]}
+    for key in (
+        "name",
+        "upstream",
+        "health",
+        "activity",
+        "confirmed_at",
+        "lag_seconds",
+        "known_behind_since",
+        "lfs",
+        "last_run",
+    ):
+        assert key in shown
+    assert shown["health"] == "new"
+    assert bench("show", NAME) == 0
+    assert f"git clone http://127.0.0.1:1/{NAME}" in bench.out
+    assert bench("ls", "*/two", "--plain") == 0
+    assert bench.out.split("\t")[:2] == ["new", "example.org/acme/two"]
+    assert bench("ls", "--health", "fresh", "--plain") == 0
+    assert bench.out == ""
+    assert bench("why", NAME) == 0
+    assert "first fill" in bench.out
+    assert bench.json("why", NAME)["verdict"] == "new"
+
+
+def test_urls_come_from_standard_input_and_bad_ones_do_not_stop_good_ones(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{ONE}\n\nssh://example.org/x/y\n"))
+    assert bench("add", "-") == 3
+    assert "added" in bench.out
+    assert "error[MS-U403]" in bench.err
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{TWO}\nhttp://example.org/plain/http\n"))
+    document = bench.json("add", "-", status=3)
+    assert [item["name"] for item in document["items"]] == ["example.org/acme/two"]
+    assert document["failed"][0]["given"] == "http://example.org/plain/http"
+    assert "allow_http" in document["failed"][0]["do"]
+
+
+def test_what_is_not_here_is_said_with_status_5(bench: Bench) -> None:
+    for command in (
+        ["show", "nowhere.example/x"],
+        ["why", "nowhere.example/x"],
+        ["pause", "nowhere.*"],
+        ["ls", "nowhere.example/x"],
+        ["check", "no*"],
+    ):
+        assert bench(*command) == 5
+        assert "error[MS-N404]" in bench.err
+    assert bench.json("show", "nowhere.example/x", status=5)["error"]["code"] == "MS-N404"
+    assert bench("show", "not-a-name") == 2
+
+
+def test_pause_and_resume_take_globs(bench: Bench) -> None:
+    bench("add", ONE, TWO)
+    assert bench("pause", "example.org/*", "--reason", "moving disks") == 0
+    assert bench.json("show", NAME)["paused"]["reason"] == "moving disks"
+    assert bench.json("ls")["items"][1]["health"] == "paused"
+    assert bench("sync", NAME) == 6
+    assert "mirror-sync resume" in bench.err
+    assert bench("resume", NAME) == 0
+    assert bench.json("show", NAME)["paused"] is None
+
+
+def test_removing_many_needs_their_number(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    bench("add", *(f"https://example.org/acme/r{number}" for number in range(4)))
+    assert bench("rm", "example.org/acme/r0") == 2
+    assert "-y" in bench.err
+    assert bench("rm", "example.org/acme/r0", "-y") == 0
+    assert "in 30d" in bench.out
+    assert bench.json("show", "example.org/acme/r0")["removing_at"] is not None
+    assert bench("rm", "example.org/*", "-y") == 2
+    assert "--confirm" in bench.err
+    assert bench("rm", "example.org/*", "--confirm", "99") == 2
+    assert bench("rm", "example.org/acme/r1", "--now", "--keep", "1d", "-y") == 2
+    assert bench("rm", "example.org/acme/r1", "example.org/acme/r2", "--now", "--confirm", "2") == 0
+    assert "at once" in bench.out
+    assert bench("add", "https://example.org/acme/r0") == 0
+    assert bench.json("show", "example.org/acme/r0")["removing_at"] is None
+
+
+def test_status_is_one_document(bench: Bench) -> None:
+    empty = bench.json("status")
+    assert empty["mirrors"]["total"] == 0
+    assert empty["items"] == []
+    bench("add", ONE)
+    document = bench.json("status")
+    assert document["mirrors"]["by_health"]["new"] == 1
+    assert document["workers_alive"] == 0
+    assert "No worker" in document["verdict"]
+    bench.beat()
+    assert bench.json("status")["workers_alive"] == 1
+    assert bench("status") == 0
+    assert "1 of 1 mirrors is being filled" in bench.out
+
+
+# ---------------------------------------------------------------- sync --wait
+
+
+def test_sync_makes_due_and_hints_when_nobody_works(bench: Bench) -> None:
+    bench("add", ONE)
+    bench.play()
+    assert bench.json("show", NAME)["activity"] != "queued"
+    assert bench("sync", NAME) == 0
+    assert "no worker is running" in bench.err
+    assert bench.json("show", NAME)["activity"] == "queued"
+
+
+def test_waiting_without_a_worker_is_status_7_and_the_request_is_kept(bench: Bench) -> None:
+    bench("add", ONE)
+    bench.play()
+    assert bench("sync", NAME, "--wait") == 7
+    assert "error[MS-D001]" in bench.err
+    assert "mirror-sync serve" in bench.err
+    assert bench.json("show", NAME)["activity"] == "queued"
+
+
+@pytest.mark.parametrize(
+    ("report", "status"),
+    [
+        ({"outcome": Outcome.UNCHANGED}, 0),
+        ({"outcome": Outcome.FAILED, "code": "MS-U503", "message": "upstream is away"}, 1),
+        ({"outcome": Outcome.HELD, "code": "MS-H004", "message": "an object is missing"}, 3),
+    ],
+)
+def test_waiting_tells_how_the_run_ended(
+    bench: Bench, worker: Callable[..., None], report: dict[str, object], status: int
+) -> None:
+    bench("add", ONE)
+    worker(**report)
+    assert bench("sync", NAME, "--wait", "--timeout", "20s") == status
+    assert str(report.get("message", "unchanged")) in bench.out
+    (item,) = bench.json("sync", NAME, "--wait", status=status)["items"]
+    assert item["last_run"]["outcome"] == report["outcome"]
+
+
+def test_a_run_that_began_before_the_request_does_not_count(bench: Bench) -> None:
+    bench("add", ONE)
+    with bench.app() as app:
+        lease = app.claim("tests")
+        assert lease is not None
+        app.state.beat("tests")
+        assert bench("sync", NAME, "--wait", "--timeout", "300ms") == 9
+        assert "error[MS-D009]" in bench.err
+
+
+# ---------------------------------------------------------------- check
+
+
+def test_check_answers_by_its_status(bench: Bench) -> None:
+    assert bench("check") == 10
+    bench.beat()
+    assert bench("check") == 0
+    bench("add", ONE)
+    assert bench("check") == 0
+    assert bench("check", "--max-lag", "1ms") == 10
+    assert NAME in bench.out
+    for _ in range(3):
+        assert bench.play(outcome=Outcome.FAILED, code="MS-U503", message="upstream is away") == 1
+        bench("sync", NAME)
+    bench.beat()
+    assert bench("check") == 10
+    assert "upstream is away" in bench.out
+    document = bench.json("check", status=10)
+    assert document["problems"] == [{"name": NAME, "health": "failing", "reason": "MS-U503 upstream is away"}]
+    assert bench("check", "--nagios") == 2
+    assert bench.out.startswith("MIRRORS CRITICAL - 1 of 1 unhealthy; ")
+    assert bench("check", "nothing*", "--nagios") == 3
+
+
+# ---------------------------------------------------------------- refs, config, db, doctor
+
+
+def test_refs_of_a_mirror_without_any(bench: Bench) -> None:
+    bench("add", ONE)
+    assert bench.json("refs", "log", NAME)["items"] == []
+    assert bench.json("refs", "kept", NAME)["items"] == []
+    assert bench("refs", "release", NAME) == 0
+    assert "nothing is held" in bench.out
+    assert bench("refs", "log", "example.org/no/such") == 5
+
+
+def test_the_configuration_is_shown_with_its_origins_and_without_secrets(bench: Bench) -> None:
+    document = bench.json("config", "show", "--origin")
+    assert document["settings"]["schedule.interval"] == {"value": "5m", "origin": "config.toml:19"}
+    assert document["settings"]["git.forced"]["origin"] == "default"
+    assert bench("config", "show", "--origin") == 0
+    assert "s3cret-webhook" not in bench.out
+    assert bench("config", "validate") == 0
+    (bench.directory / "config.toml").write_text("[schedule]\ninterval = 15\n")
+    assert bench("config", "validate") == 8
+    assert 'why: config.toml:2 schedule.interval = 15: a duration needs a unit; write "15m"' in bench.err
+    assert bench.json("status", status=8)["error"]["problems"]
+
+
+def test_two_ways_to_name_the_configuration_are_one_too_many(bench: Bench) -> None:
+    assert bench("status", "-c", "x.toml") == 2
+
+
+def test_a_database_without_schema_says_how_to_make_it(bench: Bench) -> None:
+    (bench.directory / "state.db").unlink()
+    for beside in bench.directory.glob("state.db-*"):
+        beside.unlink()
+    assert bench("status") == 1
+    assert "error[MS-D002]" in bench.err
+    assert "mirror-sync db upgrade" in bench.err
+    assert bench("db", "check") == 1
+    assert bench.json("db", "upgrade")["revision"]
+    assert bench("db", "check") == 0
+
+
+def test_doctor_finds_what_is_wrong(bench: Bench) -> None:
+    assert bench("doctor") == 0
+    assert "warn  worker: none is running" in bench.out
+    bench.beat()
+    (bench.directory / "git").write_text("not a directory")
+    (bench.directory / "config.toml").chmod(0o666)
+    document = bench.json("doctor", status=1)
+    failed = {finding["subject"]: finding for finding in document["findings"] if finding["level"] == "fail"}
+    assert failed.keys() == {"storage.git_dir", "configuration"}
+    assert "chmod o-w" in failed["configuration"]["remedy"]
+    levels = {finding["subject"]: finding["level"] for finding in document["findings"]}
+    assert levels["database"] == levels["worker"] == levels["clock"] == levels["secret"] == "ok"
+    (bench.directory / "webhook-secret").chmod(0o644)
+    assert any("everybody" in finding["text"] for finding in bench.json("doctor", status=1)["findings"])
+
+
+def test_doctor_judges_upstream_hosts(bench: Bench) -> None:
+    (bench.directory / "config.toml").open("a").write(
+        '\n[upstream."localhost"]\n[upstream."127.0.0.1"]\nallow_private = true\n'
+    )
+    document = bench.json("doctor", status=1)
+    found = {finding["subject"]: finding for finding in document["findings"]}
+    assert found["upstream localhost"]["level"] == "fail"
+    assert "allow_private" in found["upstream localhost"]["remedy"]
+    assert found["upstream 127.0.0.1"]["level"] == "ok"
+
+
+def test_names_complete(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    import subprocess
+    import sys
+
+    bench("add", ONE, TWO)
+    done = subprocess.run(
+        [sys.executable, "-m", "mirror_sync"],
+        env=os.environ
+        | {
+            "_MIRROR_SYNC_COMPLETE": "bash_complete",
+            "COMP_WORDS": f"mirror-sync --dir {bench.directory} show example",
+            "COMP_CWORD": "4",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [f"plain,{NAME}", "plain,example.org/acme/two"]
+
+
+def test_nothing_readable_is_left_by_a_missing_directory(tmp_path: Path, bench: Bench) -> None:
+    bench.directory = tmp_path / "absent"
+    assert bench("status") == 8
+    assert "error[MS-C003]" in bench.err
+    assert not bench.directory.exists()
