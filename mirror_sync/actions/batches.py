@@ -13,6 +13,8 @@ from mirror_sync.errors import MirrorSyncError, UpstreamInvalid, UpstreamUnavail
 from mirror_sync.ports import LfsAnswer, Upstream
 
 EXPIRY_MARGIN = 60.0
+SETTLED = frozenset({"MS-L501", "MS-L509"})
+"""No LFS here, budget used up: trying again within the minute changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ class Batches:
                 return self._upstream.batch(group, ref=self._ref)
             except (UpstreamUnavailable, UpstreamInvalid) as error:
                 failures += 1
-                if failures >= self._attempts:
+                if failures >= self._attempts or error.code in SETTLED:
                     self._course.halt(error)
                 else:
                     self._course.wait(failures)

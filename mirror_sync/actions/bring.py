@@ -16,6 +16,7 @@ from mirror_sync.errors import (
     MirrorSyncError,
     ObjectBusy,
     ObjectCorrupt,
+    ObjectMissingUpstream,
     RateLimited,
     StorageFailed,
     StorageFull,
@@ -145,7 +146,7 @@ class _Fill:
         """Take note of a try that did not do; return the end when there is no point in another."""
         if isinstance(error, ObjectCorrupt):
             return self._corrupt(error)
-        if isinstance(error, UpstreamGone):
+        if isinstance(error, (ObjectMissingUpstream, UpstreamGone)):
             self._gone += 1
             if self._gone >= GONE_ANSWERS:
                 return Brought(End.MISSING, "MS-L404", str(error))

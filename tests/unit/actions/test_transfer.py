@@ -14,6 +14,7 @@ from mirror_sync.errors import (
     AddressRefused,
     Interrupted,
     ObjectBusy,
+    ObjectMissingUpstream,
     RateLimited,
     StorageFull,
     UpstreamGone,
@@ -203,8 +204,9 @@ def test_an_object_the_server_fails_for_is_tried_again(scene):
     assert len(scene.upstream.batches) == 3
 
 
-def test_a_link_gone_twice_names_a_missing_object(scene):
-    pointer = scene.upstream.put(b"gone", *[Fault(error=UpstreamGone("not there")) for _ in range(2)])
+@pytest.mark.parametrize("kind", [UpstreamGone, ObjectMissingUpstream])
+def test_a_link_gone_twice_names_a_missing_object(scene, kind):
+    pointer = scene.upstream.put(b"gone", *[Fault(error=kind("not there")) for _ in range(2)])
     report = scene.run(pointer)
     assert report.known_missing[pointer.oid][0] == "MS-L404"
     assert len(scene.upstream.batches) == 2
@@ -509,7 +511,15 @@ def test_a_batch_that_fails_for_good_ends_the_transfer(scene):
     assert not report.arrived
 
 
-@pytest.mark.parametrize("error", [UpstreamRefused("HTTP 401"), AddressRefused("private"), UpstreamGone("HTTP 451")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        UpstreamRefused("HTTP 401"),
+        AddressRefused("private"),
+        UpstreamGone("HTTP 451"),
+        UpstreamUnavailable("the LFS budget is used up", code="MS-L509"),
+    ],
+)
 def test_a_refused_batch_ends_the_transfer_at_once(scene, error):
     pointers = [scene.upstream.put(b"%04d" % number) for number in range(3)]
     scene.upstream.batch_errors.append(error)
