@@ -120,7 +120,8 @@ def _get(place: Place, base: UpstreamUrl) -> Answer:
 
 def _moved(place: Place, answer: Answer) -> UpstreamUrl:
     """Return where a permanent redirect leads, when it may be followed."""
-    location = urljoin(f"{place.url}/info/refs?{SERVICE}", answer.headers.get("location", ""))
+    said = answer.headers.get("location", "").strip()
+    location = urljoin(f"{place.url}/info/refs?{SERVICE}", said) if said else ""
     shown = printable(location.partition("?")[0][:200])
     remedy = "if this is where the repository lives now, enrol it under that address"
     try:
@@ -180,7 +181,8 @@ def parse_capabilities(body: bytes) -> Capabilities:
     first = next(lines, None)
     if first != b"version 2":
         first = next(lines, None) if first == b"version 1" else first
-        return Capabilities(NOWHERE, moved=False, protocol=0, object_format=_v0_features(first)[1])
+        format_ = ObjectFormat.SHA1 if _says_nothing(body, first) else _v0_features(first)[1]
+        return Capabilities(NOWHERE, moved=False, protocol=0, object_format=format_)
     features: dict[bytes, bytes] = {}
     for line in lines:
         name, _, value = line.partition(b"=")
@@ -240,6 +242,8 @@ def parse_advertisement(body: bytes) -> tuple[RefList, ObjectFormat]:
     first = next(lines, None)
     if first == b"version 1":
         first = next(lines, None)
+    if _says_nothing(body, first):
+        return RefList({}), ObjectFormat.SHA1
     record, object_format, heads = _v0_features(first)
     collector = Collector(object_format)
     if record == b"0" * HEX_DIGITS[object_format] + b" capabilities^{}":
@@ -256,6 +260,11 @@ def parse_advertisement(body: bytes) -> tuple[RefList, ObjectFormat]:
     if shallow:
         raise shallow_upstream()
     return RefList(collector.tips, ref_from_bytes(heads[0]) if heads else NO_HEAD), object_format
+
+
+def _says_nothing(body: bytes, first: bytes | None) -> bool:
+    """Tell whether this is the whole answer of older git (2.39 is) for an empty repository: a service line and two flushes."""
+    return first is None and body == pkt(b"# service=git-upload-pack\n") + 2 * Mark.FLUSH.value
 
 
 def _v0_features(first: bytes | None) -> tuple[bytes, ObjectFormat, list[bytes]]:

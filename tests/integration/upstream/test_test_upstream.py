@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.upstream import GitUpstream, isolated_git_environment
-
-
-@pytest.fixture
-def up(tmp_path: Path) -> Iterator[GitUpstream]:
-    with GitUpstream(tmp_path / "up") as upstream:
-        yield upstream
 
 
 def git(home: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirror_sync.errors import UpstreamInvalid
+from mirror_sync.upstream.pktline import Mark, packets, pkt, split_stream
+
+payloads = st.lists(st.one_of(st.binary(max_size=300), st.sampled_from(list(Mark))), max_size=20)
+
+
+def written(items):
+    return b"".join(item.value if isinstance(item, Mark) else pkt(item) for item in items)
+
+
+@given(payloads)
+def test_what_is_written_is_read(items):
+    assert list(packets(written(items))) == items
+
+
+@given(payloads, st.lists(st.integers(1, 50)))
+def test_a_stream_may_be_cut_anywhere(items, sizes):
+    data = written(items)
+    pieces, at = [], 0
+    for size in [*sizes, len(data)]:
+        pieces.append(data[at : at + size])
+        at += size
+    assert [packet for batch in split_stream(pieces) for packet in batch] == items
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"0",
+        b"000",
+        b"0005",
+        b"0006a",
+        b"0003",
+        b"fff1" + b"x" * 65533,
+        b" 1f x",
+        b"+01f",
+        b"0x1f",
+        b"<htm",
+        b"00_5a",
+        b"-001",
+    ],
+)
+def test_anything_else_is_refused(data):
+    with pytest.raises(UpstreamInvalid):
+        list(packets(data))
+    with pytest.raises(UpstreamInvalid):
+        list(split_stream([data]))
+
+
+def test_the_longest_packet_is_65520_bytes():
+    assert len(pkt(b"x" * 65516)) == 65520
+    with pytest.raises(ValueError, match="65,516"):
+        pkt(b"x" * 65517)
