@@ -1,0 +1,415 @@
+"""The known-pointer index, and the queue of LFS objects that mirrors want.
+
+Rows are always locked in this order: LFS objects by oid, references, mirrors by
+number.  That way a transfer that arrived for many mirrors never waits in a circle
+with a scan or a claim.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from sqlalchemy import Connection, Double, bindparam, case, delete, func, literal_column, or_, select, update
+
+from mirror_sync.domain.names import GitOid, LfsOid, printable
+from mirror_sync.domain.pointers import Pointer, PointerBlob
+from mirror_sync.domain.runs import Lease, LfsJob, MirrorId
+from mirror_sync.state.database import AnyRow, Database, mirrors
+from mirror_sync.state.journal import pack_tips, unpack_tips
+from mirror_sync.state.models import (
+    KNOWN_MISSING,
+    PRESENT,
+    WANTED,
+    LfsObject,
+    MirrorLfs,
+    PointerRow,
+    ScannedTips,
+    table,
+)
+
+T = TypeVar("T")
+
+m = mirrors.c
+pointers = table(PointerRow)
+scans = table(ScannedTips)
+objects = table(LfsObject)
+wants = table(MirrorLfs)
+
+TURNS = 64
+"""Mirrors looked at in one claim whose time turned out not to have come."""
+
+AT_ONCE = 500
+"""Ids named in one statement."""
+
+POINTERS_AT_ONCE = 5000
+"""Pointers stored in one transaction, so that a first scan holds up nobody."""
+
+NOT_HERE = literal_column("mirror_lfs.status") != literal_column("0")
+"""As literals: the planner must see that the partial indices cover it."""
+
+
+class Lfs(Database):
+    """Which LFS objects each mirror refers to, which are here, and which to fetch next."""
+
+    def known_pointers(self, mirror_id: MirrorId) -> dict[GitOid, Pointer]:
+        """Implement :meth:`mirror_sync.ports.StateStore.known_pointers`."""
+        query = select(pointers.c.blob, pointers.c.oid, pointers.c.size).where(pointers.c.mirror_id == mirror_id)
+        with self._read() as connection:
+            return {blob: Pointer(oid, size) for blob, oid, size in connection.execute(query)}
+
+    def scanned_tips(self, mirror_id: MirrorId) -> frozenset[GitOid]:
+        """Implement :meth:`mirror_sync.ports.StateStore.scanned_tips`."""
+        with self._read() as connection:
+            stored = connection.execute(select(scans.c.tips).where(scans.c.mirror_id == mirror_id)).scalar()
+        return unpack_tips(stored or b"")
+
+    def add_scan(self, lease: Lease, found: Sequence[PointerBlob], *, scanned: frozenset[GitOid] | None) -> None:
+        """Implement :meth:`mirror_sync.ports.StateStore.add_scan`."""
+        for some in _pieces(found, POINTERS_AT_ONCE):
+            with self._write() as connection:
+                self._add_pointers(connection, lease, some)
+        if scanned is None and found:
+            return
+        with self._write() as connection:
+            row = self._fenced(connection, lease)
+            if scanned is not None:
+                self._store_scanned(connection, MirrorId(row.id), scanned)
+
+    def _store_scanned(self, connection: Connection, mirror_id: MirrorId, scanned: frozenset[GitOid]) -> None:
+        put = self._insert(scans).values(mirror_id=mirror_id, tips=pack_tips(scanned))
+        connection.execute(
+            put.on_conflict_do_update(index_elements=[scans.c.mirror_id], set_={"tips": put.excluded.tips})
+        )
+
+    def _add_pointers(self, connection: Connection, lease: Lease, found: Sequence[PointerBlob]) -> None:
+        mirror_id = lease.mirror.id
+        sizes: dict[LfsOid, int] = {}
+        for item in found:
+            sizes.setdefault(item.pointer.oid, item.pointer.size)
+        oids = sorted(sizes)
+        connection.execute(
+            self._insert(objects).on_conflict_do_nothing(), [{"oid": oid, "present": False} for oid in oids]
+        )
+        here: set[LfsOid] = set()
+        known: set[LfsOid] = set()
+        for some in _pieces(oids, AT_ONCE):
+            locked = select(objects.c.oid, objects.c.present).where(objects.c.oid.in_(some))
+            rows = connection.execute(locked.order_by(objects.c.oid).with_for_update()).all()
+            here |= {row.oid for row in rows if row.present}
+            mine = select(wants.c.oid).where(wants.c.mirror_id == mirror_id, wants.c.oid.in_(some))
+            known |= set(connection.execute(mine).scalars())
+        connection.execute(
+            self._insert(pointers).on_conflict_do_nothing(),
+            [
+                {
+                    "mirror_id": mirror_id,
+                    "blob": item.blob,
+                    "oid": item.pointer.oid,
+                    "size": item.pointer.size,
+                }
+                for item in found
+            ],
+        )
+        row = self._fenced(connection, lease)
+        new = [oid for oid in oids if oid not in known]
+        if not new:
+            return
+        connection.execute(
+            wants.insert(),
+            [
+                {
+                    "mirror_id": mirror_id,
+                    "oid": oid,
+                    "size": sizes[oid],
+                    "status": PRESENT if oid in here else WANTED,
+                    "attempts": 0,
+                    "retry_at": row.now,
+                    "leased_until": 0.0,
+                    "leased_by": "",
+                    "code": "",
+                    "message": "",
+                }
+                for oid in new
+            ],
+        )
+        wanted = any(oid not in here for oid in new)
+        connection.execute(
+            update(mirrors)
+            .where(m.id == mirror_id)
+            .values(
+                lfs_wanted=m.lfs_wanted + len(new),
+                lfs_present=m.lfs_present + sum(oid in here for oid in new),
+                lfs_wanted_bytes=m.lfs_wanted_bytes + sum(sizes[oid] for oid in new),
+                lfs_present_bytes=m.lfs_present_bytes + sum(sizes[oid] for oid in new if oid in here),
+                lfs_due_at=_no_later(row.lfs_due_at, row.now) if wanted else row.lfs_due_at,
+            )
+        )
+
+    # -- what arrived, was lost, or failed
+    def lfs_arrived(self, oids: Sequence[LfsOid]) -> None:
+        """Implement :meth:`mirror_sync.ports.StateStore.lfs_arrived`."""
+        for some in _pieces(sorted(set(oids)), AT_ONCE):
+            with self._write() as connection:
+                self._lock_objects(connection, some, present=True)
+                changes = _Changes()
+                for status in (WANTED, KNOWN_MISSING):
+                    moved = connection.execute(
+                        update(wants)
+                        .where(wants.c.oid.in_(some), wants.c.status == status)
+                        .values(status=PRESENT, attempts=0, leased_until=0.0, leased_by="", code="", message="")
+                        .returning(wants.c.mirror_id, wants.c.size)
+                    )
+                    for mirror_id, size in moved:
+                        changes.add(mirror_id, present=1, size=size, known_missing=-(status == KNOWN_MISSING))
+                changes.write(connection)
+
+    def lfs_lost(self, oids: Sequence[LfsOid]) -> None:
+        """Implement :meth:`mirror_sync.ports.StateStore.lfs_lost`."""
+        for some in _pieces(sorted(set(oids)), AT_ONCE):
+            with self._write() as connection:
+                self._lock_objects(connection, some, present=False)
+                changes = _Changes()
+                moved = connection.execute(
+                    update(wants)
+                    .where(wants.c.oid.in_(some), wants.c.status == PRESENT)
+                    .values(status=WANTED, retry_at=self._now)
+                    .returning(wants.c.mirror_id, wants.c.size, wants.c.retry_at)
+                )
+                for mirror_id, size, retry_at in moved:
+                    changes.add(mirror_id, present=-1, size=-size, known_missing=0, due_at=retry_at)
+                changes.write(connection)
+                unreferenced = objects.c.oid.not_in(select(wants.c.oid).where(wants.c.oid.in_(some)))
+                connection.execute(delete(objects).where(objects.c.oid.in_(some), unreferenced))
+
+    def _lock_objects(self, connection: Connection, oids: Sequence[LfsOid], *, present: bool) -> None:
+        locked = select(objects.c.oid).where(objects.c.oid.in_(oids)).order_by(objects.c.oid)
+        connection.execute(locked.with_for_update()).all()
+        connection.execute(update(objects).where(objects.c.oid.in_(oids)).values(present=present))
+
+    def lfs_failed(
+        self, mirror_id: MirrorId, oid: LfsOid, *, code: str, message: str, known_missing: bool, retry_at: float
+    ) -> None:
+        """Implement :meth:`mirror_sync.ports.StateStore.lfs_failed`."""
+        this = (wants.c.mirror_id == mirror_id, wants.c.oid == oid)
+        with self._write() as connection:
+            before = connection.execute(select(wants.c.status).where(*this).with_for_update()).scalar()
+            if before is None or before == PRESENT:
+                return
+            after = KNOWN_MISSING if known_missing else WANTED
+            connection.execute(
+                update(wants)
+                .where(*this)
+                .values(
+                    status=after,
+                    attempts=wants.c.attempts + 1,
+                    retry_at=retry_at,
+                    leased_until=0.0,
+                    leased_by="",
+                    code=code,
+                    message=printable(message),
+                )
+            )
+            changes = _Changes()
+            changes.add(
+                mirror_id,
+                present=0,
+                size=0,
+                known_missing=(after == KNOWN_MISSING) - (before == KNOWN_MISSING),
+                due_at=retry_at,
+            )
+            changes.write(connection)
+
+    # -- the queue
+    def claim_lfs(self, worker: str, *, limit: int, lease_seconds: float) -> list[LfsJob]:
+        """Implement :meth:`mirror_sync.ports.StateStore.claim_lfs`.
+
+        Mirrors take turns: one whose objects were just claimed goes behind those that wait.
+        """
+        first = (
+            select(m.id, self._now.label("now"))
+            .where(m.lfs_ready_at <= self._now)
+            .order_by(m.lfs_ready_at)
+            .limit(1)
+            .with_for_update(of=mirrors, skip_locked=True)
+        )
+        for _ in range(TURNS):
+            with self._write() as connection:
+                mirror = connection.execute(first).first()
+                if mirror is None:
+                    return []
+                jobs = self._claim_objects(
+                    connection, MirrorId(mirror.id), worker, now=mirror.now, limit=limit, lease_seconds=lease_seconds
+                )
+                if jobs:
+                    return jobs
+        return []
+
+    def _claim_objects(
+        self,
+        connection: Connection,
+        mirror_id: MirrorId,
+        worker: str,
+        *,
+        now: float,
+        limit: int,
+        lease_seconds: float,
+    ) -> list[LfsJob]:
+        mine = (wants.c.mirror_id == mirror_id, NOT_HERE)
+        rows: list[AnyRow] = []
+        for status in (WANTED, KNOWN_MISSING):
+            ready = (
+                select(wants.c.oid, wants.c.size, wants.c.attempts)
+                .where(*mine, wants.c.status == status, wants.c.ready_at <= now)
+                .order_by(wants.c.ready_at, wants.c.oid)
+                .limit(limit - len(rows))
+                .with_for_update(skip_locked=True)
+            )
+            if len(rows) < limit:
+                rows.extend(connection.execute(ready))
+        if rows:
+            connection.execute(
+                LEASE_OBJECT,
+                [
+                    {"mirror": mirror_id, "this": row.oid, "until": now + lease_seconds, "worker": worker}
+                    for row in rows
+                ],
+            )
+        left = [
+            connection.execute(select(func.min(wants.c.ready_at)).where(*mine, wants.c.status == status)).scalar()
+            for status in (WANTED, KNOWN_MISSING)
+        ]
+        due = min((time for time in left if time is not None), default=None)
+        if due is not None and rows:
+            due = max(due, now)  # behind the mirrors that have waited
+        connection.execute(update(mirrors).where(m.id == mirror_id).values(lfs_due_at=due))
+        return [LfsJob(mirror_id, row.oid, row.size, row.attempts) for row in rows]
+
+    # -- asking
+    def lfs_refers(self, mirror_id: MirrorId, oids: Sequence[LfsOid]) -> dict[LfsOid, int]:
+        """Implement :meth:`mirror_sync.ports.StateStore.lfs_refers`."""
+        found: dict[LfsOid, int] = {}
+        with self._read() as connection:
+            for some in _pieces(oids, AT_ONCE):
+                query = select(wants.c.oid, wants.c.size).where(wants.c.mirror_id == mirror_id, wants.c.oid.in_(some))
+                found.update((oid, size) for oid, size in connection.execute(query))
+        return found
+
+    def lfs_missing(self, mirror_id: MirrorId, *, after: str = "", limit: int = 100) -> list[tuple[Pointer, str, str]]:
+        """Implement :meth:`mirror_sync.ports.StateStore.lfs_missing`."""
+        query = select(wants.c.oid, wants.c.size, wants.c.code, wants.c.message).where(
+            wants.c.mirror_id == mirror_id, NOT_HERE, wants.c.oid > after
+        )
+        with self._read() as connection:
+            rows = connection.execute(query.order_by(wants.c.oid).limit(limit)).all()
+        return [(Pointer(row.oid, row.size), row.code, row.message) for row in rows]
+
+    def lfs_unreferenced(self, oids: Sequence[LfsOid]) -> set[LfsOid]:
+        """Implement :meth:`mirror_sync.ports.StateStore.lfs_unreferenced`."""
+        left = set(oids)
+        with self._read() as connection:
+            for some in _pieces(oids, AT_ONCE):
+                query = select(wants.c.oid).where(wants.c.oid.in_(some)).distinct()
+                left.difference_update(connection.execute(query).scalars())
+        return left
+
+    def replace_references(self, lease: Lease, blobs: frozenset[GitOid]) -> None:
+        """Implement :meth:`mirror_sync.ports.StateStore.replace_references`.
+
+        The scanned tips are forgotten too: history that comes back must be scanned again.
+        """
+        mirror_id = lease.mirror.id
+        with self._write() as connection:
+            stored = select(pointers.c.blob, pointers.c.oid).where(pointers.c.mirror_id == mirror_id)
+            rows = connection.execute(stored).all()
+            gone = [row.blob for row in rows if row.blob not in blobs]
+            left = {row.oid for row in rows if row.blob in blobs}
+            lost = sorted({row.oid for row in rows} - left)
+            for some in _pieces(gone, AT_ONCE):
+                connection.execute(delete(pointers).where(pointers.c.mirror_id == mirror_id, pointers.c.blob.in_(some)))
+            for some in _pieces(lost, AT_ONCE):
+                connection.execute(delete(wants).where(wants.c.mirror_id == mirror_id, wants.c.oid.in_(some)))
+            connection.execute(delete(scans).where(scans.c.mirror_id == mirror_id))
+            self._fenced(connection, lease)
+            counts = connection.execute(RECOUNT, {"mirror": mirror_id}).one()
+            connection.execute(
+                update(mirrors)
+                .where(m.id == mirror_id)
+                .values(dict(zip(COUNTED, (int(count) for count in counts), strict=True)))
+            )
+
+
+class _Changes:
+    """What a change of some references makes of the counts of their mirrors."""
+
+    def __init__(self) -> None:
+        self._by_mirror: dict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
+        self._due: dict[int, float] = {}
+
+    def add(self, mirror_id: int, *, present: int, size: int, known_missing: int, due_at: float | None = None) -> None:
+        """Add one reference's change; ``due_at`` is when it wants fetching."""
+        sums = self._by_mirror[mirror_id]
+        sums[0] += present
+        sums[1] += size
+        sums[2] += known_missing
+        if due_at is not None:
+            self._due[mirror_id] = min(due_at, self._due.get(mirror_id, due_at))
+
+    def write(self, connection: Connection) -> None:
+        """Add the sums to the mirrors, in the order of their numbers."""
+        values = [
+            {
+                "mirror": mirror_id,
+                "more_present": present,
+                "more_bytes": size,
+                "more_known_missing": known_missing,
+                "due": self._due.get(mirror_id),
+            }
+            for mirror_id, (present, size, known_missing) in sorted(self._by_mirror.items())
+        ]
+        if values:
+            connection.execute(CHANGE, values)
+
+
+def _no_later(present: float | None, asked: float) -> float:
+    return asked if present is None else min(present, asked)
+
+
+def _pieces(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+_DUE = bindparam("due", type_=Double)
+
+CHANGE = (
+    update(mirrors)
+    .where(m.id == bindparam("mirror"))
+    .values(
+        lfs_present=m.lfs_present + bindparam("more_present"),
+        lfs_present_bytes=m.lfs_present_bytes + bindparam("more_bytes"),
+        lfs_known_missing=m.lfs_known_missing + bindparam("more_known_missing"),
+        lfs_due_at=case(
+            (_DUE.is_(None), m.lfs_due_at),
+            (or_(m.lfs_due_at.is_(None), m.lfs_due_at > _DUE), _DUE),
+            else_=m.lfs_due_at,
+        ),
+    )
+)
+
+COUNTED = ("lfs_wanted", "lfs_present", "lfs_known_missing", "lfs_wanted_bytes", "lfs_present_bytes")
+
+RECOUNT = select(
+    func.count(),
+    func.count().filter(wants.c.status == PRESENT),
+    func.count().filter(wants.c.status == KNOWN_MISSING),
+    func.coalesce(func.sum(wants.c.size), 0),
+    func.coalesce(func.sum(wants.c.size).filter(wants.c.status == PRESENT), 0),
+).where(wants.c.mirror_id == bindparam("mirror"))
+
+LEASE_OBJECT = (
+    update(wants)
+    .where(wants.c.mirror_id == bindparam("mirror"), wants.c.oid == bindparam("this"))
+    .values(leased_until=bindparam("until"), leased_by=bindparam("worker"))
+)

@@ -1,0 +1,214 @@
+"""Rows and records: how each is read from the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from mirror_sync.domain.deliveries import repository_key
+from mirror_sync.domain.names import MirrorName, RefName, printable, ref_bytes, ref_from_bytes
+from mirror_sync.domain.refs import GuardState, Hold, ObjectFormat
+from mirror_sync.domain.runs import (
+    Availability,
+    LastRun,
+    LfsCounts,
+    Mirror,
+    MirrorId,
+    Outcome,
+    RunId,
+    RunRecord,
+    Step,
+    Trigger,
+)
+from mirror_sync.domain.standing import URGENCY, Due, Evidence
+
+TRIGGERS = {number: trigger for trigger, number in URGENCY.items()}
+
+
+def mirror_of(row: Any) -> Mirror:
+    """Return the mirror that a row of the mirrors table tells of."""
+    return Mirror(
+        id=MirrorId(row.id),
+        name=MirrorName(row.name),
+        upstream=row.upstream,
+        created_at=row.created_at,
+        due_at=row.due_at,
+        trigger=TRIGGERS[row.urgency],
+        interval_seconds=row.interval_seconds,
+        objective_seconds=row.objective_seconds,
+        object_format=ObjectFormat(row.object_format),
+        repository_id=row.repository_id,
+        availability=Availability(row.availability),
+        availability_since=row.availability_since,
+        absent_answers=row.absent_answers,
+        paused_at=row.paused_at,
+        paused_reason=row.paused_reason,
+        removing_at=row.removing_at,
+        observed_at=row.observed_at,
+        confirmed_at=row.confirmed_at,
+        confirmed_digest=row.confirmed_digest,
+        known_behind_since=row.known_behind_since,
+        published_at=row.published_at,
+        view=row.view,
+        ref_count=row.ref_count,
+        head=row.head,
+        failures=row.failures,
+        unchanged_polls=row.unchanged_polls,
+        last_run=_last_run_of(row) if row.last_outcome else None,
+        leased_by=row.leased_by,
+        lease_until=row.lease_until,
+        run_step=Step(row.run_step) if row.run_step else None,
+        run_detail=row.run_detail,
+        guard=GuardState(row.guard_fingerprint, row.guard_polls, row.guard_counted_at, row.guard_released),
+        holds=load_holds(row.holds) if row.holds else (),
+        held_refs=row.held_refs,
+        notes=tuple(json.loads(row.notes)) if row.notes else (),
+        lfs=LfsCounts(
+            wanted=row.lfs_wanted,
+            present=row.lfs_present,
+            missing=row.lfs_wanted - row.lfs_present,
+            known_missing=row.lfs_known_missing,
+            wanted_bytes=row.lfs_wanted_bytes,
+            present_bytes=row.lfs_present_bytes,
+        ),
+        git_bytes=row.git_bytes,
+        maintained_at=row.maintained_at,
+        publishes_since_maintenance=row.publishes_since_maintenance,
+    )
+
+
+def _last_run_of(row: Any) -> LastRun:
+    return LastRun(
+        outcome=Outcome(row.last_outcome),
+        code=row.last_code,
+        message=row.last_message,
+        started_at=row.last_started_at,
+        finished_at=row.last_finished_at,
+        trigger=TRIGGERS[row.last_urgency],
+    )
+
+
+def evidence_of(row: Any) -> Evidence | None:
+    """Return the evidence of changes not confirmed yet."""
+    return None if row.evidence_first is None else Evidence(row.evidence_first, row.evidence_last)
+
+
+def pending_of(row: Any) -> Due | None:
+    """Return what became due while a sync was running."""
+    return None if row.pending_at is None else Due(row.pending_at, TRIGGERS[row.pending_urgency])
+
+
+def standing_columns(mirror: Mirror, evidence: Evidence | None) -> dict[str, Any]:
+    """Return the columns that runs and publishes move."""
+    last = mirror.last_run
+    return {
+        "object_format": mirror.object_format.value,
+        "availability": mirror.availability.value,
+        "availability_since": mirror.availability_since,
+        "absent_answers": mirror.absent_answers,
+        "due_at": mirror.due_at,
+        "urgency": URGENCY[mirror.trigger],
+        "evidence_first": None if evidence is None else evidence.first,
+        "evidence_last": None if evidence is None else evidence.last,
+        "leased_by": mirror.leased_by,
+        "lease_until": mirror.lease_until,
+        "run_step": "" if mirror.run_step is None else mirror.run_step.value,
+        "run_detail": mirror.run_detail,
+        "observed_at": mirror.observed_at,
+        "confirmed_at": mirror.confirmed_at,
+        "confirmed_digest": mirror.confirmed_digest,
+        "known_behind_since": mirror.known_behind_since,
+        "published_at": mirror.published_at,
+        "view": mirror.view,
+        "ref_count": mirror.ref_count,
+        "head": mirror.head,
+        "failures": mirror.failures,
+        "unchanged_polls": mirror.unchanged_polls,
+        "last_outcome": "" if last is None else last.outcome.value,
+        "last_code": "" if last is None else last.code,
+        "last_message": "" if last is None else printable(last.message),
+        "last_started_at": 0.0 if last is None else last.started_at,
+        "last_finished_at": 0.0 if last is None else last.finished_at,
+        "last_urgency": URGENCY[Trigger.POLL if last is None else last.trigger],
+        "guard_fingerprint": mirror.guard.fingerprint,
+        "guard_polls": mirror.guard.polls,
+        "guard_counted_at": mirror.guard.counted_at,
+        "guard_released": mirror.guard.released,
+        "holds": dump_holds(mirror.holds),
+        "held_refs": mirror.held_refs,
+        "notes": json.dumps(mirror.notes) if mirror.notes else "",
+        "git_bytes": mirror.git_bytes,
+        "publishes_since_maintenance": mirror.publishes_since_maintenance,
+    }
+
+
+def new_columns(mirror: Mirror) -> dict[str, Any]:
+    """Return every column of a mirror enrolled now, except its number."""
+    host_key, key = repository_key(mirror.upstream)
+    return {
+        **standing_columns(mirror, None),
+        "name": mirror.name,
+        "upstream": mirror.upstream,
+        "host_key": host_key,
+        "repository_key": key,
+        "repository_id": mirror.repository_id,
+        "created_at": mirror.created_at,
+        "interval_seconds": mirror.interval_seconds,
+        "objective_seconds": mirror.objective_seconds,
+        "paused_at": mirror.paused_at,
+        "paused_reason": mirror.paused_reason,
+        "removing_at": None,
+        "pending_at": None,
+        "pending_urgency": None,
+        "lease_purpose": "",
+        "chore_after": 0.0,
+        "run_id": None,
+        "run_started_at": None,
+        "unchanged_runs": 0,
+        "lfs_wanted": 0,
+        "lfs_present": 0,
+        "lfs_known_missing": 0,
+        "lfs_wanted_bytes": 0,
+        "lfs_present_bytes": 0,
+        "lfs_due_at": None,
+        "maintained_at": None,
+    }
+
+
+def dump_holds(holds: tuple[Hold, ...]) -> str:
+    """Return holds as text; the empty string for none."""
+    # JSON escapes what is not ASCII, so names that are no UTF-8 pass every database
+    return json.dumps([[hold.name, hold.code, hold.reason] for hold in holds]) if holds else ""
+
+
+def load_holds(stored: str) -> tuple[Hold, ...]:
+    """Return the holds that :func:`dump_holds` stored."""
+    return tuple(Hold(RefName(name), code, reason) for name, code, reason in json.loads(stored))
+
+
+def dump_refs(refs: Iterable[RefName]) -> str:
+    """Return ref names as text."""
+    return json.dumps([ref_bytes(ref).hex() for ref in refs])
+
+
+def load_refs(stored: str) -> tuple[RefName, ...]:
+    """Return the names that :func:`dump_refs` stored."""
+    return tuple(ref_from_bytes(bytes.fromhex(name)) for name in json.loads(stored))
+
+
+def run_of(row: Any) -> RunRecord:
+    """Return the run that a row of the runs table tells of."""
+    return RunRecord(
+        id=RunId(row.id),
+        mirror=MirrorId(row.mirror_id),
+        trigger=TRIGGERS[row.urgency],
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        outcome=Outcome(row.outcome) if row.outcome else None,
+        code=row.code,
+        message=row.message,
+        ref_updates=row.ref_updates,
+        fetched_bytes=row.fetched_bytes,
+        lfs_bytes=row.lfs_bytes,
+    )

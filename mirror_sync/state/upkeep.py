@@ -1,0 +1,90 @@
+"""Hosts that asked us to wait, workers' signs of life, counts, and what is forgotten in time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import ColumnElement, Table, and_, delete, func, select
+
+from mirror_sync.state.database import Database, counters, mirrors
+from mirror_sync.state.models import DeliveryRow, Host, Meta, Run, Worker, table
+
+m = mirrors.c
+hosts = table(Host)
+workers = table(Worker)
+meta = table(Meta)
+deliveries = table(DeliveryRow)
+runs = table(Run)
+
+WORKER_MEMORY_SECONDS = 7 * 86400.0
+PRUNE_ROWS = 5000
+
+
+class Upkeep(Database):
+    """What belongs to no single mirror."""
+
+    def host_blocked_until(self, host: str) -> float:
+        """Implement :meth:`mirror_sync.ports.StateStore.host_blocked_until`."""
+        with self._read() as connection:
+            until = connection.execute(select(hosts.c.blocked_until).where(hosts.c.host == host)).scalar()
+        return until or 0.0
+
+    def block_host(self, host: str, *, until: float) -> None:
+        """Implement :meth:`mirror_sync.ports.StateStore.block_host`."""
+        put = self._insert(hosts).values(host=host, blocked_until=until)
+        longer = put.on_conflict_do_update(
+            index_elements=[hosts.c.host],
+            set_={"blocked_until": put.excluded.blocked_until},
+            where=hosts.c.blocked_until < put.excluded.blocked_until,
+        )
+        with self._write() as connection:
+            connection.execute(longer)
+
+    def prune(self, *, deliveries_before: float, runs_before: float) -> None:
+        """Implement :meth:`mirror_sync.ports.StateStore.prune`, a few thousand rows at a time."""
+        self._prune(deliveries, deliveries.c.received_at < deliveries_before)
+        self._prune(runs, and_(runs.c.finished_at.is_not(None), runs.c.finished_at < runs_before))
+        with self._write() as connection:
+            now = connection.execute(select(self._now)).scalar_one()
+            connection.execute(delete(workers).where(workers.c.beat_at < now - WORKER_MEMORY_SECONDS))
+            connection.execute(delete(hosts).where(hosts.c.blocked_until < now))
+
+    def _prune(self, old: Table, where: ColumnElement[bool]) -> None:
+        page = select(old.c.id).where(where).limit(PRUNE_ROWS)
+        while True:
+            with self._write() as connection:
+                gone = connection.execute(delete(old).where(old.c.id.in_(page))).rowcount
+            if gone < PRUNE_ROWS:
+                return
+
+    def beat(self, worker: str) -> None:
+        """Implement :meth:`mirror_sync.ports.StateStore.beat`."""
+        put = self._insert(workers)
+        with self._write() as connection:
+            now = connection.execute(select(self._now)).scalar_one()
+            connection.execute(
+                put.on_conflict_do_update(index_elements=[workers.c.name], set_={"beat_at": put.excluded.beat_at}),
+                {"name": worker, "beat_at": now},
+            )
+
+    def workers(self) -> Mapping[str, float]:
+        """Implement :meth:`mirror_sync.ports.StateStore.workers`."""
+        with self._read() as connection:
+            return {row.name: row.beat_at for row in connection.execute(select(workers))}
+
+    def counters(self) -> Mapping[tuple[str, str], int]:
+        """Implement :meth:`mirror_sync.ports.StateStore.counters`.
+
+        Unchanged runs are counted on each mirror's own row, so that polls never wait for each other.
+        """
+        with self._read() as connection:
+            counts = {(row.metric, row.label): row.value for row in connection.execute(select(counters))}
+            polls = connection.execute(select(func.sum(m.unchanged_runs))).scalar()
+        if polls:
+            counts["runs", "unchanged"] = counts.get(("runs", "unchanged"), 0) + int(polls)
+        return counts
+
+    def identity(self) -> str:
+        """Implement :meth:`mirror_sync.ports.StateStore.identity`."""
+        with self._read() as connection:
+            return str(connection.execute(select(meta.c.value).where(meta.c.key == "identity")).scalar_one())
