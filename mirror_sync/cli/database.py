@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mirror_sync.cli.opening import opened, settings_of, told
+from mirror_sync.cli.opening import listen_to_logs, opened, settings_of, told
 from mirror_sync.cli.options import Group
 from mirror_sync.cli.output import Output
 
@@ -18,11 +18,11 @@ def db() -> None:
 @click.pass_context
 def upgrade(context: click.Context) -> None:
     """Bring the database to the schema of this version; make it when it is not there."""
-    from mirror_sync.bootstrap import configure_logs, upgrade_database
+    from mirror_sync.bootstrap import upgrade_database
 
     out = Output(told(context))
     settings = settings_of(told(context))
-    configure_logs(settings, level="debug" if told(context).verbose else "warning", format="text")
+    listen_to_logs(told(context), settings)
     revision = upgrade_database(settings)
     if out.json:
         out.document({"database": settings.database.url, "revision": revision})

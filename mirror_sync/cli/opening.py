@@ -35,11 +35,23 @@ def settings_of(flags: Globals, *, overrides: Mapping[str, object] | None = None
 @contextmanager
 def opened(context: click.Context) -> Iterator[App]:
     """Open the state that the daemon uses, checked to be of this version."""
-    from mirror_sync.bootstrap import build, configure_logs
+    from mirror_sync.bootstrap import build
 
     flags = told(context)
     settings = settings_of(flags)
-    configure_logs(settings, level="debug" if flags.verbose else "warning", format="text")
+    listen_to_logs(flags, settings)
     with build(settings, role="cli") as app:
         app.state.check()
         yield app
+
+
+def listen_to_logs(flags: Globals, settings: Settings) -> None:
+    """Write the log to the terminal with ``-v``; otherwise a command's result is all it says."""
+    if flags.verbose:
+        from mirror_sync.bootstrap import configure_logs
+
+        configure_logs(settings, level="debug", format="text")
+        return
+    import logging
+
+    logging.getLogger().addHandler(logging.NullHandler())
