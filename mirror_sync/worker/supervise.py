@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 from mirror_sync.clock import SystemClock
@@ -128,6 +129,9 @@ class _Supervisor:
         self._environment = {
             name: value for name, value in environment.items() if name not in {"WATCHDOG_USEC", "WATCHDOG_PID"}
         }
+        checkout = Path(__file__).resolve().parents[2]
+        if (checkout / "pyproject.toml").is_file():
+            self._environment["PYTHONPATH"] = str(checkout)  # children run the same code, installed or not
         if self._notifier.watchdog_seconds:
             self._environment["WATCHDOG_USEC"] = str(int(self._notifier.watchdog_seconds * 1e6))
 
