@@ -91,6 +91,8 @@ def _speaks_lfs() -> bool:
 def _refused(error: Refused) -> Response:
     if _speaks_lfs():
         return lfs_refusal(error.status, error.reason, retry_after=error.retry_after)
+    if request.path.startswith("/api/"):
+        return problem(error.status, title=error.reason)
     if _wants_page():
         return error_page(error.status, detail=error.reason)
     return text(error.status, error.reason, retry_after=error.retry_after)

@@ -1,4 +1,4 @@
-"""A small world behind the web: the real App with its state in memory and plain repositories.
+"""A small world behind the web: the real App with its state in memory.
 
 ::
 
@@ -21,18 +21,18 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from mirror_sync.bootstrap import App
 from mirror_sync.config import SecretFile, ServerSettings, ServeSettings, Settings, StorageSettings, WebhookSettings
-from mirror_sync.domain.names import GitOid, LfsOid, MirrorName, RefName
+from mirror_sync.domain.names import GitOid, LfsOid, MirrorName, RefName, ref_from_bytes
 from mirror_sync.domain.pointers import Pointer, PointerBlob
-from mirror_sync.domain.refs import Change, Hold
+from mirror_sync.domain.refs import Change, Hold, ObjectFormat, RefSnapshot
 from mirror_sync.domain.runs import KeptTip, NewMirror, Outcome, PublishIntent, RefJournalEntry, RunId, RunReport
+from mirror_sync.ports import PublishRequest
 from mirror_sync.testing.state import MemoryState
 from tests.support.daemon import free_port
 
@@ -41,14 +41,13 @@ SECRET = "It's a Secret to Everybody"
 
 @dataclass
 class MirrorSpec:
-    """One mirror of the world; ``repository`` is any bare repository, ``None`` when nothing was published."""
+    """One mirror of the world; ``repository`` is a bare repository to publish a copy of, ``None`` for none."""
 
     repository: str | None = None
     objects: list[str] = field(default_factory=list)
     """Contents that are here, as latin-1 text."""
     queued: list[str] = field(default_factory=list)
     known_missing: list[str] = field(default_factory=list)
-    refs: dict[str, str] = field(default_factory=dict)
     holds: list[tuple[str, str, str]] = field(default_factory=list)
     kept: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -61,76 +60,29 @@ def oid_of(content: str) -> str:
     return hashlib.sha256(content.encode("latin-1")).hexdigest()
 
 
-class PlainServing:
-    """Serves bare repositories by git itself, without views; counts what runs."""
+def publish_copy(app: App, name: MirrorName, source: str) -> RefSnapshot:
+    """Publish every ref of a bare repository as the mirror's, through the product's own steps."""
 
-    def __init__(self, repositories: dict[MirrorName, str]) -> None:
-        self.repositories = repositories
-        self.children: list[subprocess.Popen[bytes]] = []
+    def git(*arguments: str, data: bytes = b"") -> bytes:
+        return subprocess.run(["git", "-C", source, *arguments], input=data, capture_output=True, check=True).stdout
 
-    def _path(self, name: MirrorName) -> str | None:
-        return self.repositories.get(name)
-
-    @staticmethod
-    def _environment(protocol: str) -> dict[str, str]:
-        settings = {"uploadpack.allowFilter": "true", "uploadpack.allowAnySHA1InWant": "true", "safe.directory": "*"}
-        count = {"GIT_CONFIG_COUNT": str(len(settings))}
-        for index, (key, value) in enumerate(settings.items()):
-            count |= {f"GIT_CONFIG_KEY_{index}": key, f"GIT_CONFIG_VALUE_{index}": value}
-        return {"PATH": os.environ["PATH"], "GIT_PROTOCOL": protocol, "LC_ALL": "C.UTF-8", **count}
-
-    def advertise(self, name: MirrorName, *, protocol: str) -> bytes | None:
-        path = self._path(name)
-        if path is None:
-            return None
-        argv = ["git", "upload-pack", "--stateless-rpc", "--http-backend-info-refs", path]
-        done = subprocess.run(argv, env=self._environment(protocol), capture_output=True, check=True)
-        head = b"" if protocol == "version=2" else b"001e# service=git-upload-pack\n0000"
-        return head + done.stdout
-
-    def upload_pack(self, name: MirrorName, request: BinaryIO, *, protocol: str) -> Iterator[bytes] | None:
-        path = self._path(name)
-        if path is None:
-            return None
-        return self._pieces(path, request, protocol)
-
-    def _pieces(self, path: str, request: BinaryIO, protocol: str) -> Iterator[bytes]:
-        child = subprocess.Popen(
-            ["git", "upload-pack", "--stateless-rpc", path],
-            stdin=request,
-            stdout=subprocess.PIPE,
-            env=self._environment(protocol),
-            start_new_session=True,
-        )
-        self.children.append(child)
-        assert child.stdout is not None
-        try:
-            while piece := os.read(child.stdout.fileno(), 65536):
-                yield piece
-        finally:
-            child.stdout.close()
-            if child.poll() is None:
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-
-    def refs(
-        self, name: MirrorName, *, after: str = "", limit: int = 100, prefix: str = ""
-    ) -> tuple[RefName, list[tuple[RefName, GitOid]]]:
-        path = self._path(name)
-        if path is None:
-            return RefName(""), []
-        argv = ["git", "-C", path, "for-each-ref", "--format=%(objectname) %(refname)"]
-        environment = self._environment("")
-        listed = subprocess.run(argv, env=environment, capture_output=True, check=True).stdout
-        head = subprocess.run(
-            ["git", "-C", path, "symbolic-ref", "HEAD"], env=environment, capture_output=True, check=True
-        )
-        found = [line.decode("utf-8", "surrogateescape").split(" ", 1) for line in listed.splitlines()]
-        page = [
-            (RefName(ref), GitOid(oid)) for oid, ref in sorted(found, key=lambda pair: pair[1].encode("utf-8", "surrogateescape"))
-            if ref.startswith(prefix) and ref.encode("utf-8", "surrogateescape") > after.encode("utf-8", "surrogateescape")
-        ]  # fmt: skip
-        return RefName(head.stdout.decode().strip()), page[:limit]
+    tips: dict[RefName, GitOid] = {}
+    for line in git("for-each-ref", "--format=%(objectname) %(refname)").splitlines():
+        oid, _, ref = line.partition(b" ")
+        tips[ref_from_bytes(ref)] = GitOid(oid.decode())
+    head = ref_from_bytes(git("symbolic-ref", "HEAD").strip())
+    wanted = sorted(set(tips.values()))
+    repository = app.repositories.open(name)
+    snapshot = RefSnapshot(tips, head)
+    with repository.lock():
+        repository.create(ObjectFormat(git("rev-parse", "--show-object-format").decode().strip()))
+        if wanted:
+            pack = git("pack-objects", "--revs", "--stdout", "-q", data="\n".join(wanted).encode() + b"\n")
+            repository.stage_pack([pack], max_bytes=1 << 40)
+            assert not repository.inspect(wanted).bad
+            repository.promote(wanted)
+        repository.publish(PublishRequest(repository.next_view(), 0, snapshot, []), confirm=lambda: None)
+    return snapshot
 
 
 class NoWaker:
@@ -163,16 +115,15 @@ def world_settings(root: Path, *, port: int = 0, **changes: Any) -> Settings:
 
 
 class World(App):
-    """The real App over a memory state and plain repositories."""
+    """The real App over a state in memory."""
 
     def __init__(self, settings: Settings, mirrors: dict[str, MirrorSpec]) -> None:
         super().__init__(settings, role="web")
         for directory in (settings.storage.git_dir, settings.storage.lfs_dir, settings.storage.run_dir):
             directory.mkdir(parents=True, exist_ok=True)
         self.memory = MemoryState(self.clock)
-        self.plain = PlainServing({})
         self.no_waker = NoWaker()
-        self.__dict__.update(state=self.memory, serving=self.plain, waker=self.no_waker)
+        self.__dict__.update(state=self.memory, waker=self.no_waker)
         for name, spec in mirrors.items():
             self.add(name, spec)
 
@@ -203,16 +154,10 @@ class World(App):
             )  # fmt: skip
         outcome, code, message = Outcome.PUBLISHED, "", ""
         if spec.repository is not None:
-            self.plain.repositories[MirrorName(name)] = spec.repository
-            entry = RefJournalEntry(RefName("refs/heads/main"), None, GitOid("1" * 40), Change.CREATE)
-            entries = (
-                entry,
-                *(RefJournalEntry(RefName(ref), None, GitOid(oid), Change.CREATE) for ref, oid in spec.refs.items()),
-            )
+            snapshot = publish_copy(self, MirrorName(name), spec.repository)
+            entries = tuple(RefJournalEntry(ref, None, oid, Change.CREATE) for ref, oid in snapshot.tips.items())
             kept = [KeptTip(RunId(0), RefName(ref), GitOid(oid), now, now + 86400.0) for ref, oid in spec.kept]
-            intent = PublishIntent(
-                1, "digest", now, entries, RefName("refs/heads/main"), len(entries), complete=not spec.holds
-            )
+            intent = PublishIntent(1, "digest", now, entries, snapshot.head, len(entries), complete=not spec.holds)
             run = state.intend(lease, intent, kept=kept)
             state.settle_intent(lease, run, published=True)
         else:
