@@ -110,19 +110,20 @@ class WatchedConnection(HTTPConnection):
     def getresponse(self) -> Any:
         """Return the answer once its head is here, within twice the stall time-out."""
         assert self.sock is not None
-        wait = self.sock.gettimeout()
-        limit = None if wait is None else self.gate.deadlines.begin(self.sock, 2 * wait)
+        wait = self.timeout
+        limit = self.gate.deadlines.begin(self.sock, 2 * wait) if isinstance(wait, int | float) else None
         try:
             answer = super().getresponse()
         except ConnectionError as error:
-            if limit is not None and limit.passed:
-                raise TimeoutError("the head of the answer came too slowly") from error
-            if self.answered:
+            if self.answered and not (limit is not None and limit.passed):
                 raise StaleConnectionError(str(error)) from error
             raise
         finally:
             if limit is not None:
                 limit.done = True
+                if limit.passed:
+                    # A head cut by the limit reads as a short but complete one.
+                    raise TimeoutError("the head of the answer came too slowly")
         self.answered += 1
         return answer
 

@@ -1,0 +1,200 @@
+"""Packs from real git: indexed by real git, and refused when they are not whole."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+
+import pytest
+
+from mirror_sync.domain.names import GitOid
+from mirror_sync.domain.refs import ObjectFormat
+from mirror_sync.errors import (
+    RateLimited,
+    UpstreamInvalid,
+    UpstreamRefused,
+    UpstreamStalled,
+    UpstreamUnavailable,
+    UsageError,
+)
+from mirror_sync.ports import FetchRequest
+from mirror_sync.upstream import Access
+from tests.support.upstream import isolated_git_environment
+from tests.support.upstream_client import client
+
+USUAL = ["refs/heads/*", "refs/tags/*"]
+FETCH = "POST .*git-upload-pack"
+
+
+@pytest.fixture
+def local(tmp_path):
+    def run(*arguments, data=None):
+        environment = isolated_git_environment(tmp_path / "h")
+        done = subprocess.run(
+            ["git", "-C", str(tmp_path / "local.git"), *arguments],
+            input=data, env=environment, capture_output=True, check=True,
+        )  # fmt: skip
+        return done.stdout.decode().strip()
+
+    def init(object_format="sha1"):
+        subprocess.run(
+            ["git", "init", "-q", "--bare", f"--object-format={object_format}", str(tmp_path / "local.git")],
+            env=isolated_git_environment(tmp_path / "h"), check=True,
+        )  # fmt: skip
+        return run
+
+    return init
+
+
+@pytest.mark.parametrize("object_format", list(ObjectFormat))
+def test_a_pack_holds_what_was_wanted_and_the_next_only_what_is_new(up, local, object_format):
+    git = local(object_format)
+    repo = up.create("acme/model", object_format=object_format)
+    first = GitOid(repo.commit({"README": "hello", "big": os.urandom(300_000)}))
+    tag = GitOid(repo.tag("v1", message="one"))
+    with client(repo.url) as upstream:
+        upstream.observe(USUAL)
+        pack = b"".join(upstream.fetch(FetchRequest(object_format, [first, tag], [])))
+        git("index-pack", "--stdin", "--fix-thin", data=pack)
+        git("update-ref", "refs/heads/main", first)
+        git("update-ref", "refs/tags/v1", tag)
+        second = GitOid(repo.commit({"README": "hello again"}))
+        thin = b"".join(upstream.fetch(FetchRequest(object_format, [second], [first])))
+        git("index-pack", "--stdin", "--fix-thin", data=thin)
+        git("update-ref", "refs/heads/main", second)
+    assert len(thin) < 2000 < len(pack)
+    git("fsck", "--full", "--strict")
+    assert git("rev-list", "--count", "main") == "2"
+
+
+def test_thousands_of_wants_travel_compressed(up, local):
+    git = local()
+    repo = up.create("acme/model")
+    repo.commit({f"f{n}": f"content {n}" for n in range(3000)})
+    blobs = [GitOid(line.split()[2]) for line in repo.git("ls-tree", "-r", "main").splitlines()]
+    with client(repo.url) as upstream:
+        git("index-pack", "--stdin", data=b"".join(upstream.fetch(FetchRequest(ObjectFormat.SHA1, blobs, []))))
+    assert git("cat-file", "--batch-check", "--batch-all-objects").count("blob") == 3000
+    (asked,) = up.seen(FETCH)
+    assert asked.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(asked.body).count(b"want ") == 3000
+
+
+def request(repo):
+    return FetchRequest(ObjectFormat.SHA1, [GitOid(repo.refs()["refs/heads/main"])], [])
+
+
+@pytest.fixture
+def repo(up):
+    repo = up.create("acme/model")
+    repo.commit({"big": os.urandom(200_000)})
+    return repo
+
+
+@pytest.mark.parametrize("cut", [0, 3, 20, 5000, 150_000])
+def test_a_broken_pack_raises_after_a_true_prefix(up, repo, cut):
+    with client(repo.url) as upstream:
+        whole = b"".join(upstream.fetch(request(repo)))
+        up.fault(FETCH, cut_after=cut)
+        came = b""
+        with pytest.raises(UpstreamUnavailable):  # noqa: PT012 - the loop is the statement
+            for piece in upstream.fetch(request(repo)):
+                came += piece
+        assert whole[: len(came)] == came
+        assert b"".join(upstream.fetch(request(repo))) == whole, "the place and the connection are free again"
+
+
+@pytest.mark.parametrize(
+    ("what", "kind"),
+    [
+        ({"rewrite": lambda body: body[:-4]}, UpstreamUnavailable),
+        ({"rewrite": lambda body: body + b"0000"}, UpstreamInvalid),
+        ({"rewrite": lambda body: b"<html>login</html>"}, UpstreamInvalid),
+        ({"rewrite": lambda body: b""}, UpstreamUnavailable),
+        ({"rewrite": lambda body: body.replace(b"PACK", b"JUNK", 1)}, UpstreamInvalid),
+        ({"rewrite": lambda body: b"000dpackfile\n" + b"000a\x03died\n"}, UpstreamUnavailable),
+        ({"headers": {"Content-Type": "text/html"}}, UpstreamInvalid),
+        ({"status": 500}, UpstreamUnavailable),
+        ({"status": 401}, UpstreamRefused),
+        ({"status": 429, "headers": {"Retry-After": "7"}}, RateLimited),
+        ({"redirect": "http://127.0.0.2:1/x", "status": 307}, UpstreamInvalid),
+    ],
+)
+def test_an_answer_that_is_no_pack_raises(up, repo, what, kind):
+    up.fault(FETCH, **what)
+    with client(repo.url) as upstream, pytest.raises(kind):
+        list(upstream.fetch(request(repo)))
+
+
+def test_a_pack_that_stalls_ends(up, repo):
+    up.fault(FETCH, pause_after=(5000, 5.0))
+    rule = Access(allow_http=True, allow_private=True, stall_timeout=0.3)
+    with client(repo.url, rule=rule) as upstream, pytest.raises(UpstreamStalled):
+        list(upstream.fetch(request(repo)))
+
+
+def test_a_pack_may_be_left_half_read(up, repo):
+    with client(repo.url, rule=Access(allow_http=True, allow_private=True, concurrency=1)) as upstream:
+        for _ in range(3):
+            stream = upstream.fetch(request(repo))
+            next(stream)
+            stream.close()
+
+
+def test_an_object_that_is_not_there_is_told(up, repo):
+    with client(repo.url) as upstream, pytest.raises(UpstreamUnavailable) as caught:
+        list(upstream.fetch(FetchRequest(ObjectFormat.SHA1, [GitOid("1" * 40)], [])))
+    assert caught.value.code == "MS-U409"
+
+
+def test_what_cannot_be_asked_is_not(up, repo):
+    with client(repo.url) as upstream, pytest.raises(UsageError):
+        list(upstream.fetch(FetchRequest(ObjectFormat.SHA1, [], [])))
+    up.protocol = 0
+    with client(repo.url) as upstream, pytest.raises(UsageError, match="stock git"):
+        list(upstream.fetch(request(repo)))
+
+
+# ---------------------------------------------------------------- stock git for v0
+
+
+def git_fetch(tmp_path, access, *refspecs):
+    environment = isolated_git_environment(tmp_path / "h") | dict(access.environment)
+    subprocess.run(["git", "init", "-q", "--bare", str(tmp_path / "v0.git")], env=environment, check=True)
+    return subprocess.run(
+        ["git", "-C", str(tmp_path / "v0.git"), "fetch", "--no-tags", "--", access.url, *refspecs],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_stock_git_reaches_an_old_upstream_with_our_credential(up, repo, tmp_path):
+    up.protocol = 0
+    repo.token = "canary"
+    rule = Access(allow_http=True, allow_private=True, token=lambda: "canary")
+    with client(repo.url, rule=rule) as upstream:
+        assert upstream.observe(USUAL).protocol == 0
+        access = upstream.git_access()
+    assert "canary" not in repr(access)
+    done = git_fetch(tmp_path, access, "refs/heads/main:refs/heads/main")
+    assert done.returncode == 0, done.stderr
+
+
+def test_stock_git_is_pinned_to_the_checked_address(up, repo, tmp_path):
+    """The name resolves nowhere but in our own resolver, so only the pin can lead there."""
+    up.protocol = 0
+    with client(f"http://git.invalid:{up.port}/acme/model", lookup=lambda *_: ["127.0.0.1"]) as upstream:
+        access = upstream.git_access()
+    assert access.url.startswith("http://git.invalid:")
+    done = git_fetch(tmp_path, access, "refs/heads/main:refs/heads/main")
+    assert done.returncode == 0, done.stderr
+
+
+def test_stock_git_follows_no_redirect_and_carries_no_token_away(up, other, repo, tmp_path):
+    up.protocol = 0
+    rule = Access(allow_http=True, allow_private=True, token=lambda: "canary")
+    with client(repo.url, rule=rule) as upstream:
+        access = upstream.git_access()
+    up.fault("GET", times=None, status=302, redirect=f"{other.origin}/acme/model/info/refs?service=git-upload-pack")
+    assert git_fetch(tmp_path, access, "refs/heads/main").returncode != 0
+    assert other.seen() == []
