@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from mirror_sync.ports import MirrorFilter
 if TYPE_CHECKING:
     from mirror_sync.bootstrap import App
     from mirror_sync.config import Settings
+    from mirror_sync.testing.demo_upstream import DemoUpstream
 
 LOG_LEVEL = "MIRROR_SYNC__LOG__LEVEL"
 
@@ -30,7 +32,7 @@ LOG_LEVEL = "MIRROR_SYNC__LOG__LEVEL"
         "mirror-sync quickstart https://huggingface.co/acme/weights --dir /srv/mirror --port 9000",
     ),
 )
-@click.argument("urls", nargs=-1, metavar="URL...")
+@click.argument("urls", nargs=-1, metavar="[URL]...")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the web; default 8080, or as before.")
 @click.option("--listen", metavar="ADDRESS", help="Address of the web; default 127.0.0.1, or as before.")
 @click.option("--no-lfs", is_flag=True, help="Leave LFS objects out.")
@@ -42,7 +44,8 @@ def quickstart(
 
     Everything is kept in one directory (--dir; default ~/.local/share/mirror-sync),
     with its configuration.  Started again there, it goes on where it stopped; further
-    URLs are added.  Hosts named here are trusted as typed.
+    URLs are added.  Hosts named here are trusted as typed.  In a fresh directory and
+    without a URL a small demo upstream with LFS objects is made and mirrored.
     """
     from mirror_sync.config import data_home, load, process_environment, scrub
 
@@ -53,10 +56,13 @@ def quickstart(
         raise UsageError("quickstart has no JSON form", remedy="mirror-sync status --json, in another terminal")
     scrub()
     out = Output(flags)
-    wanted = [parse_upstream_url(url) for url in dict.fromkeys(urls)]
     directory = Directory(flags.directory or data_home(process_environment()))
     wishes = Wishes(listen, port, not no_lfs)
-    with directory.held():
+    with contextlib.ExitStack() as held:
+        held.enter_context(directory.held())
+        demo = _demo(directory, wanted=bool(urls))
+        named = (*urls, *(held.enter_context(demo).urls if demo else ()))
+        wanted = [parse_upstream_url(url) for url in dict.fromkeys(named)]
         directory.prepare(wanted, wishes)
         environment = dict(process_environment()) | directory.wished(wishes)
         settings = load(directory=directory.path, environ=environment)
@@ -64,8 +70,20 @@ def quickstart(
             environment[LOG_LEVEL] = "warning"  # the terminal belongs to the progress
         check_port_free(settings.server.listen_host, settings.server.listen_port)
         _enrol(settings, wanted)
-        _greet(out, directory, settings)
+        if demo:
+            demo.call(f"{settings.server.local_url}/hooks/github", directory.secret)
+        _greet(out, directory, settings, demo=demo)
         return _serve(out, settings, environment, verbose=bool(flags.verbose))
+
+
+def _demo(directory: Directory, *, wanted: bool) -> DemoUpstream | None:
+    """Return the demo upstream of this directory: one it had before, or one for a fresh directory with nothing to mirror."""
+    from mirror_sync.testing.demo_upstream import DemoUpstream
+
+    place = directory.path / "demo"
+    if place.exists() or not (wanted or directory.config.exists()):
+        return DemoUpstream(place)
+    return None
 
 
 def _enrol(settings: Settings, wanted: list[UpstreamUrl]) -> None:
@@ -83,11 +101,13 @@ def _enrol(settings: Settings, wanted: list[UpstreamUrl]) -> None:
             )
 
 
-def _greet(out: Output, directory: Directory, settings: Settings) -> None:
+def _greet(out: Output, directory: Directory, settings: Settings, *, demo: DemoUpstream | None) -> None:
     if out.told.quiet:
         return
+    upstreams = [("demo upstream", f"{url}  (gets a commit every now and then)") for url in demo.urls] if demo else []
     out.fields(
         [
+            *upstreams,
             ("configuration", str(directory.config)),
             ("webhook secret", str(directory.secret)),
             ("status page", f"{settings.server.local_url}/"),

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_SECONDS = 0.1
 SAY_EVERY_SECONDS = 30.0
+WORKER_GRACE_SECONDS = 5.0
+"""How long a daemon that was started a moment ago may take until its worker shows itself."""
 
 
 @click.command(cls=Command, examples=("mirror-sync sync github.com/acme/model --wait",))
@@ -98,8 +100,9 @@ def _wait(app: App, out: Output, names: list[MirrorName], *, asked_at: float, ti
                     done[name] = mirror
             if len(done) == len(names):
                 return [done[name] for name in names]
-            _need_worker(app)
             now = app.clock.monotonic()
+            if now - began >= WORKER_GRACE_SECONDS:
+                _need_worker(app)
             if timeout is not None and now - began >= timeout:
                 left = [name for name in names if name not in done]
                 raise WaitedTooLong(
