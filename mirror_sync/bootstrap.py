@@ -89,7 +89,7 @@ class App:
     @cached_property
     def serving(self) -> Serving:
         """The mirrors' repositories, for clients."""
-        from mirror_sync.repos import GitServing
+        from mirror_sync.repos.serving import GitServing
 
         return GitServing(self.settings.storage.git_dir, max_packs=self.settings.serve.max_packs)
 
