@@ -32,6 +32,14 @@ def github() -> Response:
     return text(status, message, retry_after=30 if status in (429, 503) else None)
 
 
+@hooks.get("/hooks/github")
+def github_read() -> Response:
+    """Tell a curious visitor what this address is for."""
+    response = text(405, "Webhook deliveries of GitHub are sent here by POST.")
+    response.headers["Allow"] = "POST"
+    return response
+
+
 def _receive() -> tuple[int, str, str]:
     """Return the HTTP status, the word for the metrics, and the text."""
     app = backend()
