@@ -99,8 +99,11 @@ class Child:
     closing a generator included, kills the child's whole process group.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], args: Sequence[str], *, deadline: float) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], args: Sequence[str], *, deadline: float, ok: Sequence[int]
+    ) -> None:
         self._process = process
+        self._ok = ok
         self.args = tuple(args)
         self.errors = _Tail(STDERR_LIMIT)
         self._deadline = deadline
@@ -203,7 +206,7 @@ class Child:
             while self.stdout.read(_CHUNK):
                 pass
         status = self.wait()
-        if status != 0:
+        if status not in self._ok:
             raise self.failure(status)
 
 
@@ -251,11 +254,9 @@ class Git:
         child.  ``file_limit`` bounds, in bytes, each file the child writes.
         """
         with self._start(
-            args, stdin=stdin, config=config, environment=environment, timeout=timeout, file_limit=file_limit
+            args, stdin=stdin, config=config, environment=environment, timeout=timeout, file_limit=file_limit, ok=ok
         ) as child:
-            pump = _Pump(child, stop=stop, tick=tick, on_error_line=on_error_line)
-            output = pump.collect(())
-            return _end(child, output, ok)
+            return _Pump(child, stop=stop, tick=tick, on_error_line=on_error_line).collect(())
 
     def feed(
         self,
@@ -271,11 +272,8 @@ class Git:
 
         An exception from ``chunks`` kills the child and passes through.
         """
-        with self._start(
-            args, stdin=PIPE, config=config, environment=environment, timeout=timeout, file_limit=None
-        ) as child:
-            output = _Pump(child, stop=stop, tick=None, on_error_line=None).collect(chunks)
-            return _end(child, output, (0,))
+        with self._start(args, stdin=PIPE, config=config, environment=environment, timeout=timeout) as child:
+            return _Pump(child, stop=stop, tick=None, on_error_line=None).collect(chunks)
 
     def stream(
         self,
@@ -291,7 +289,7 @@ class Git:
         ``stdin=PIPE`` gives ``child.stdin``; bytes are handed over whole, so that writing
         them never waits for reading.
         """
-        child = self._start(args, stdin=stdin, config=config, environment=environment, timeout=timeout, file_limit=None)
+        child = self._start(args, stdin=stdin, config=config, environment=environment, timeout=timeout)
         child.watch()
         return child
 
@@ -303,7 +301,8 @@ class Git:
         config: Mapping[str, str] | None,
         environment: Mapping[str, str] | None,
         timeout: float,
-        file_limit: int | None,
+        file_limit: int | None = None,
+        ok: Sequence[int] = (0,),
     ) -> Child:
         variables = {**self._environment, **(environment or {})}
         variables.update(config_variables({**self._config, **(config or {})}))
@@ -334,7 +333,7 @@ class Git:
         # From here on the child is ours: the wrapper's own finaliser must not touch it.
         process.proc = None
         _limit(popen.pid, file_limit)
-        return Child(popen, args, deadline=timeout)
+        return Child(popen, args, deadline=timeout, ok=ok)
 
 
 def config_variables(config: Mapping[str, str]) -> dict[str, str]:
@@ -487,13 +486,6 @@ class _Pump:
         *lines, self._line = (self._line + data).split(b"\n")
         for line in lines:
             self._on_error_line(line)
-
-
-def _end(child: Child, output: bytes, ok: Sequence[int]) -> bytes:
-    status = child.wait()
-    if status not in ok:
-        raise child.failure(status)
-    return output
 
 
 def _limit(pid: int, file_limit: int | None) -> None:

@@ -41,6 +41,9 @@ class MirrorLock:
             yield
         finally:
             self._descriptor = None
+            # Said aloud, since a child that another thread is just starting has a copy until it execs.
+            # Our own children have all been waited for; only after a crash do they keep the lock.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     def _acquire(self) -> int:
