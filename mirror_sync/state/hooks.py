@@ -25,10 +25,12 @@ class Hooks(Calls):
         """Implement :meth:`mirror_sync.ports.StateStore.accept_delivery`."""
         with self._write() as connection:
             made = connection.execute(
-                self._insert(stored).on_conflict_do_nothing(index_elements=[stored.c.provider, stored.c.delivery_id]),
+                self._insert(stored)
+                .on_conflict_do_nothing(index_elements=[stored.c.provider, stored.c.delivery_id])
+                .returning(stored.c.id),
                 _columns(delivery),
-            )
-            if made.rowcount != 1:
+            ).first()
+            if made is None:
                 return False
             if calls(delivery):
                 evidence_at = delivery.received_at if tells_of_change(delivery) else None

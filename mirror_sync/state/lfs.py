@@ -7,11 +7,12 @@ with a scan or a claim.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from sqlalchemy import Connection, Double, bindparam, case, delete, func, literal_column, or_, select, update
+from sqlalchemy import Connection, Double, bindparam, case, cast, delete, func, literal_column, select, update
 
 from mirror_sync.domain.names import GitOid, LfsOid, printable
 from mirror_sync.domain.pointers import Pointer, PointerBlob
@@ -364,7 +365,7 @@ class _Changes:
                 "more_present": present,
                 "more_bytes": size,
                 "more_known_missing": known_missing,
-                "due": self._due.get(mirror_id),
+                "due": self._due.get(mirror_id, math.inf),
             }
             for mirror_id, (present, size, known_missing) in sorted(self._by_mirror.items())
         ]
@@ -391,9 +392,7 @@ CHANGE = (
         lfs_present_bytes=m.lfs_present_bytes + bindparam("more_bytes"),
         lfs_known_missing=m.lfs_known_missing + bindparam("more_known_missing"),
         lfs_due_at=case(
-            (_DUE.is_(None), m.lfs_due_at),
-            (or_(m.lfs_due_at.is_(None), m.lfs_due_at > _DUE), _DUE),
-            else_=m.lfs_due_at,
+            (cast(_DUE, Double) < func.coalesce(m.lfs_due_at, math.inf), cast(_DUE, Double)), else_=m.lfs_due_at
         ),
     )
 )

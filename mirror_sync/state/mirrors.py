@@ -59,9 +59,10 @@ class Mirrors(Calls):
                     self._insert(mirrors)
                     .values(new_columns(blank) | {"lease_token": 0, "journaled": 0})
                     .on_conflict_do_nothing()
-                )
+                    .returning(m.id)
+                ).first()
                 row = connection.execute(by_name, {"name": new.name}).one()
-                return mirror_of(row), made.rowcount == 1
+                return mirror_of(row), made is not None
             if row.removing_at is None:
                 return mirror_of(row), False
             host_key, key = repository_key(new.upstream)
