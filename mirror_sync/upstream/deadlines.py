@@ -55,7 +55,9 @@ class Deadlines:
                 heapq.heapify(self._heap)
             earliest = not self._heap or at < self._heap[0][0]
             heapq.heappush(self._heap, (at, next(self._order), limit))
-            if self._thread is None and not self._closed:
+            if self._thread is None or not self._thread.is_alive():
+                # Also after a fork, which takes no threads along.
+                self._closed = False
                 self._thread = threading.Thread(target=self._watch, name="upstream-deadlines", daemon=True)
                 self._thread.start()
             elif earliest:
@@ -67,8 +69,9 @@ class Deadlines:
         with self._wake:
             self._closed = True
             self._wake.notify()
-        if self._thread is not None:
-            self._thread.join(5.0)
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join(5.0)
 
     def _watch(self) -> None:
         with self._wake:

@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import requests
@@ -149,9 +150,14 @@ class PinnedAdapter(HTTPAdapter):
         self, resolver: Resolver, deadlines: Deadlines, *, allow_private: bool, ca_file: str, proxy: str
     ) -> None:
         self._pools = pool_classes(Gate(resolver, deadlines, allow_private, bool(proxy)))
-        self._context = trust(ca_file)
+        self._ca_file = ca_file
         self._proxies = {"http": proxy, "https": proxy} if proxy else {}
         super().__init__(pool_connections=KEPT_HOSTS, pool_maxsize=KEPT_PER_HOST)
+
+    @cached_property
+    def _trust(self) -> ssl.SSLContext:
+        # Reading the authorities takes 50 ms, which plain http need not pay.
+        return trust(self._ca_file)
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
         """Make the pools of direct connections."""
@@ -161,7 +167,9 @@ class PinnedAdapter(HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
         """Return the pools of connections through the proxy."""
         known = proxy in self.proxy_manager
-        manager = super().proxy_manager_for(proxy, proxy_ssl_context=self._context, **proxy_kwargs)
+        manager = super().proxy_manager_for(
+            proxy, proxy_ssl_context=self._trust if proxy.lower().startswith("https") else None, **proxy_kwargs
+        )
         if not known:
             self._use_pools(manager)
         return manager
@@ -174,7 +182,7 @@ class PinnedAdapter(HTTPAdapter):
         """Return what tells pools apart: where to, and our one TLS context, which always verifies."""
         host, attributes = super().build_connection_pool_key_attributes(request, verify, cert)
         if host["scheme"] == "https":
-            attributes["ssl_context"] = self._context
+            attributes["ssl_context"] = self._trust
         return host, attributes
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:

@@ -261,25 +261,51 @@ def test_the_environments_proxy_is_not_used(secure, proxy, authority, monkeypatc
 # ---------------------------------------------------------------- slow heads
 
 
-def test_a_head_that_trickles_in_does_not_hold_a_place_for_ever():
+@contextlib.contextmanager
+def trickling(head, rest):
+    """A server that sends ``head`` at once and ``rest`` byte by byte; yields its port."""
     listener = socket.create_server(("127.0.0.1", 0))
     done = threading.Event()
 
     def trickle():
-        connection, _ = listener.accept()
-        with connection, contextlib.suppress(OSError):
-            connection.recv(65536)
-            for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 10_000:
-                connection.sendall(bytes([byte]))
-                if done.wait(0.05):
-                    return
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection, contextlib.suppress(OSError):
+                    connection.recv(65536)
+                    connection.sendall(head)
+                    for byte in rest:
+                        connection.sendall(bytes([byte]))
+                        if done.wait(0.05):
+                            return
 
-    threading.Thread(target=trickle, daemon=True).start()
-    rule = Access(allow_http=True, allow_private=True, stall_timeout=0.3)
+    thread = threading.Thread(target=trickle, daemon=True)
+    thread.start()
     try:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/a/b"
-        with client(url, rule=rule) as upstream, pytest.raises(UpstreamStalled):
-            upstream.observe(USUAL)
+        yield listener.getsockname()[1]
     finally:
         done.set()
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+        thread.join(5)
+
+
+def test_a_head_that_trickles_in_does_not_hold_a_place_for_ever():
+    rule = Access(allow_http=True, allow_private=True, stall_timeout=0.3)
+    with (
+        trickling(b"HTTP/1.1 200 OK\r\nX-Slow: ", b"x" * 1000) as port,
+        client(f"http://127.0.0.1:{port}/a/b", rule=rule) as upstream,
+        pytest.raises(UpstreamStalled),
+    ):
+        upstream.observe(USUAL)
+
+
+def test_neither_does_a_handshake(monkeypatch):
+    monkeypatch.setattr("mirror_sync.upstream.pinned.HANDSHAKE_SECONDS", 0.3)
+    with (
+        trickling(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc", b"x" * 1000) as port,
+        client(f"https://127.0.0.1:{port}/a/b", rule=Access(allow_private=True)) as upstream,
+        pytest.raises(UpstreamUnavailable),
+    ):
+        upstream.observe(USUAL)
