@@ -29,6 +29,9 @@ MAINTENANCE_SPACING_SECONDS = 3600.0
 REMOVAL_SPACING_SECONDS = 60.0
 """The same for removal."""
 
+CLOCK_BACK_SECONDS = 60.0
+"""A clock set back further than this takes the times we set along, else nothing would be due for as long."""
+
 ABANDONED_CODE = "MS-R500"
 ABANDONED_MESSAGE = "the worker ended before its run did"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import ColumnElement, Table, and_, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Table, and_, case, delete, func, or_, select, update
 
+from mirror_sync.domain.standing import CLOCK_BACK_SECONDS
 from mirror_sync.state.database import Database, counters, mirrors
-from mirror_sync.state.models import DeliveryRow, Host, Meta, Run, Worker, table
+from mirror_sync.state.models import DeliveryRow, Host, Meta, MirrorLfs, Run, Worker, table
 
 m = mirrors.c
 hosts = table(Host)
@@ -18,6 +19,30 @@ runs = table(Run)
 
 WORKER_MEMORY_SECONDS = 7 * 86400.0
 PRUNE_ROWS = 5000
+CLOCK = "clock"
+SET_BACK = (
+    (
+        table(MirrorLfs),
+        ("retry_at", "leased_until"),
+    ),
+    (
+        mirrors,
+        (
+            "due_at",
+            "pending_at",
+            "lease_until",
+            "chore_after",
+            "lfs_due_at",
+            "observed_at",
+            "confirmed_at",
+            "known_behind_since",
+            "evidence_first",
+            "evidence_last",
+        ),
+    ),
+    (hosts, ("blocked_until",)),
+)
+"""Times that we set, or that would make the lag look too small."""
 
 
 class Upkeep(Database):
@@ -58,14 +83,40 @@ class Upkeep(Database):
                 return
 
     def beat(self, worker: str) -> None:
-        """Implement :meth:`mirror_sync.ports.StateStore.beat`."""
+        """Implement :meth:`mirror_sync.ports.StateStore.beat`.
+
+        Beats also notice that the clock went back by more than a minute: then every time
+        that lies ahead moves along, else nothing would be due for as long.
+        """
         put = self._insert(workers)
         with self._write() as connection:
-            now = connection.execute(select(self._now)).scalar_one()
+            now, latest = connection.execute(
+                select(self._now, select(meta.c.value).where(meta.c.key == CLOCK).scalar_subquery())
+            ).one()
+            if latest is not None and float(latest) - now > CLOCK_BACK_SECONDS:
+                self._set_back(connection, now=now, latest=latest)
             connection.execute(
                 put.on_conflict_do_update(index_elements=[workers.c.name], set_={"beat_at": put.excluded.beat_at}),
                 {"name": worker, "beat_at": now},
             )
+            clock = self._insert(meta)
+            connection.execute(
+                clock.on_conflict_do_update(index_elements=[meta.c.key], set_={"value": clock.excluded.value}),
+                {"key": CLOCK, "value": repr(now)},
+            )
+
+    def _set_back(self, connection: Connection, *, now: float, latest: str) -> None:
+        # one of several workers sees it: the others find the new time there
+        seen = connection.execute(
+            update(meta).where(meta.c.key == CLOCK, meta.c.value == latest).values(value=repr(now))
+        )
+        if seen.rowcount != 1:
+            return
+        by = float(latest) - now
+        for kept, names in SET_BACK:
+            columns = [kept.c[name] for name in names]
+            moved = {column.name: case((column > now, column - by), else_=column) for column in columns}
+            connection.execute(update(kept).where(or_(*(column > now for column in columns))).values(moved))
 
     def workers(self) -> Mapping[str, float]:
         """Implement :meth:`mirror_sync.ports.StateStore.workers`."""

@@ -21,7 +21,7 @@ from mirror_sync.domain.runs import (
     health,
     lag_seconds,
 )
-from mirror_sync.domain.standing import Due, earliest
+from mirror_sync.domain.standing import CLOCK_BACK_SECONDS, Due, Evidence, earliest
 from mirror_sync.errors import NotFound
 from mirror_sync.ports import MirrorFilter, MirrorPage, Totals
 from mirror_sync.testing.state_lfs import MemoryLfs
@@ -231,7 +231,35 @@ class MemoryState(MemoryRuns, MemoryLfs):
 
     def beat(self, worker: str) -> None:
         with self._lock:
-            self._workers[worker] = self._clock.now()
+            now = self._clock.now()
+            if self._latest - now > CLOCK_BACK_SECONDS:
+                self._set_back(now, self._latest - now)
+            self._latest = now
+            self._workers[worker] = now
+
+    def _set_back(self, now: float, by: float) -> None:
+        def back(time: float) -> float:
+            return time - by if time > now else time
+
+        def back_maybe(time: float | None) -> float | None:
+            return None if time is None else back(time)
+
+        for row in self._rows.values():
+            old = row.mirror
+            row.mirror = replace(
+                old,
+                due_at=back(old.due_at),
+                lease_until=back(old.lease_until),
+                observed_at=back_maybe(old.observed_at),
+                confirmed_at=back_maybe(old.confirmed_at),
+                known_behind_since=back_maybe(old.known_behind_since),
+            )
+            row.chore_after = back(row.chore_after)
+            row.pending = row.pending and replace(row.pending, at=back(row.pending.at))
+            row.evidence = row.evidence and Evidence(back(row.evidence.first), back(row.evidence.last))
+            for wanted in row.wanted.values():
+                wanted.retry_at, wanted.leased_until = back(wanted.retry_at), back(wanted.leased_until)
+        self._hosts = {host: back(until) for host, until in self._hosts.items()}
 
     def workers(self) -> Mapping[str, float]:
         with self._lock:

@@ -58,6 +58,7 @@ class MemoryRows:
         self._last_id = 0
         self._last_run = 0
         self._turns = 0
+        self._latest = 0.0
 
     def _row(self, mirror_id: MirrorId) -> MirrorRow:
         row = self._rows.get(mirror_id)

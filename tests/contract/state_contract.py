@@ -1190,6 +1190,48 @@ class StateContract:
         state.beat("two")
         assert state.workers() == {"one": clock.now() - 3, "two": clock.now()}
 
+    def test_a_clock_set_back_a_day_stalls_nothing(self, state, clock):
+        mirror, _ = state.enrol(new())
+        state.beat("w")
+        lease = state.claim("w", lease_seconds=LEASE)
+        state.add_scan(lease, [blob(1)], scanned=None)
+        state.finish(lease, report(clock, observed_at=clock.now(), next_due_at=clock.now() + 1800))
+        fail = {"code": "c", "message": "m", "known_missing": False}
+        state.lfs_failed(mirror.id, lfs_oid(1), retry_at=clock.now() + 600, **fail)
+        state.block_host("example.org", until=clock.now() + 60)
+        clock.advance(30)
+        state.beat("w")
+        now = clock.now()
+        clock.jump(-86400)
+        state.beat("w")
+        state.beat("other")
+        after = state.mirror(mirror.name)
+        assert after.due_at == pytest.approx(clock.now() + 1770, rel=0, abs=0.01)
+        assert after.confirmed_at == pytest.approx(clock.now() - 30, rel=0, abs=0.01)
+        assert state.host_blocked_until("example.org") == pytest.approx(clock.now() + 30, rel=0, abs=0.01)
+        clock.advance(571)
+        assert len(self.claim_lfs(state)) == 1
+        clock.advance(1200)
+        lease = state.claim("w", lease_seconds=LEASE)
+        state.beat("w")
+        clock.jump(-3600)
+        state.beat("w")
+        assert state.claim("w", lease_seconds=LEASE) is None
+        clock.advance(LEASE + 1)
+        assert state.claim("w", lease_seconds=LEASE).token > lease.token
+        assert now > clock.now()
+
+    def test_a_clock_set_forward_a_day_runs_each_mirror_once(self, state, clock):
+        for n in range(5):
+            state.enrol(new(f"example.org/f/{n}"))
+            state.finish(state.claim("w", lease_seconds=LEASE), report(clock))
+        state.beat("w")
+        clock.jump(86400)
+        state.beat("w")
+        for _ in range(5):
+            state.finish(state.claim("w", lease_seconds=LEASE), report(clock))
+        assert state.claim("w", lease_seconds=LEASE) is None
+
     def test_the_identity_stays(self, state):
         assert state.identity() == state.identity()
         assert len(state.identity()) == 32
