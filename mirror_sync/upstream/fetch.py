@@ -11,9 +11,10 @@ from mirror_sync.ports import FetchRequest
 from mirror_sync.upstream.answers import clean, failure, media_type
 from mirror_sync.upstream.connections import Answer, Question
 from mirror_sync.upstream.memory import Capabilities
-from mirror_sync.upstream.observe import REQUEST, RESULT, capabilities, command_head, shallow_upstream
+from mirror_sync.upstream.observe import REQUEST, RESULT, capabilities, command_head
 from mirror_sync.upstream.pktline import Mark, Packet, pkt, split_stream
 from mirror_sync.upstream.place import Place
+from mirror_sync.upstream.reflist import shallow_upstream
 
 MAX_HAVES = 16_384
 """More boundaries than this cost the server more to read than they save; the rest is sent again at worst."""

@@ -5,10 +5,11 @@ import pytest
 from mirror_sync.domain.names import UpstreamUrl
 from mirror_sync.domain.refs import ObjectFormat
 from mirror_sync.errors import UpstreamInvalid, UpstreamUnavailable
-from mirror_sync.upstream import observe
+from mirror_sync.upstream import reflist
 from mirror_sync.upstream.memory import Capabilities
-from mirror_sync.upstream.observe import list_request, parse_advertisement, parse_capabilities, parse_list
+from mirror_sync.upstream.observe import list_request
 from mirror_sync.upstream.pktline import pkt
+from mirror_sync.upstream.reflist import parse_advertisement, parse_capabilities, parse_list
 
 A, B = b"a" * 40, b"b" * 40
 KNOWN = Capabilities(UpstreamUrl("https", "h", 443, "/a"), moved=False, protocol=2, unborn=True)
@@ -127,7 +128,7 @@ def test_ids_have_the_length_of_their_format():
 
 
 def test_a_list_has_an_end(monkeypatch):
-    monkeypatch.setattr(observe, "MAX_REFS", 3)
+    monkeypatch.setattr(reflist, "MAX_REFS", 3)
     parse_list(lines(*(A + b" refs/heads/%d" % n for n in range(3))), KNOWN)
     with pytest.raises(UpstreamInvalid, match="more than 3 refs"):
         parse_list(lines(*(A + b" refs/heads/%d" % n for n in range(4))), KNOWN)
