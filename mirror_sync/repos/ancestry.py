@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from mirror_sync.domain.names import GitOid, RefName
 from mirror_sync.domain.refs import Change, RefUpdate
 from mirror_sync.repos import queries
-from mirror_sync.repos.git import Git, read_lines
+from mirror_sync.repos.child import read_lines
+from mirror_sync.repos.git import Git
 
 FEW = 4
 """Up to so many moved refs are asked about one by one; more share one walk first."""

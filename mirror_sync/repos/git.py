@@ -8,32 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import os
 import re
 import resource
-import select
-import selectors
-import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, BinaryIO, Final, Self, cast
+from typing import IO, TYPE_CHECKING, BinaryIO, Final, cast
 
 from mirror_sync.domain.names import printable
-from mirror_sync.errors import ConfigError, GitFailed, Interrupted, StorageFull
+from mirror_sync.errors import ConfigError, GitFailed
+from mirror_sync.repos.child import Child, Pump, redact
 
 if TYPE_CHECKING:
     import git.cmd
+
+__all__ = ["BASE_CONFIG", "PIPE", "Child", "Config", "Git", "config_of_variables", "git_version"]
 
 OLDEST_GIT: Final = (2, 39)
 PIPE: Final = subprocess.PIPE
 """Ask :meth:`Git.stream` for a ``child.stdin`` to write to."""
 
-STDERR_LIMIT: Final = 64 * 1024
 DEADLINE_SECONDS: Final = 6 * 3600.0
 """No child lives longer unless its caller says so."""
 
@@ -78,136 +74,16 @@ BASE_CONFIG: Final[Mapping[str, str]] = {
 """Settings of every child, given by environment: a command line is world-readable."""
 
 _LOADER_PREFIX = "LD_"
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
-_CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
-_FULL = (b"No space left on device", b"Disk quota exceeded", b"File too large")
-_CHUNK = 256 * 1024
 
 Stdin = bytes | int | IO[bytes] | None
+
+Config = Mapping[str, str] | Sequence[tuple[str, str]]
+"""Settings by name; as pairs where one name may stand several times.  Later ones win where git takes one value."""
 
 
 def no_descriptors() -> tuple[int, ...]:
     """Return no descriptors: a child that holds no lock."""
     return ()
-
-
-class Child:
-    """A running git child: ``stdout``, and ``stdin`` when it was asked for; made by :meth:`Git.stream`.
-
-    Leaving its ``with`` block normally waits for the end (unread output is thrown
-    away) and raises :class:`GitFailed` for a bad exit status; leaving it by an exception,
-    closing a generator included, kills the child's whole process group.
-    """
-
-    def __init__(
-        self, process: subprocess.Popen[bytes], args: Sequence[str], *, deadline: float, ok: Sequence[int]
-    ) -> None:
-        self._process = process
-        self._ok = ok
-        self.args = tuple(args)
-        self.errors = _Tail(STDERR_LIMIT)
-        self._deadline = deadline
-        self._killed = False
-        self._watcher: threading.Thread | None = None
-        self.timed_out = False
-
-    @property
-    def stdout(self) -> BinaryIO:
-        """What the child writes."""
-        assert self._process.stdout is not None
-        return cast("BinaryIO", self._process.stdout)
-
-    @property
-    def stdin(self) -> BinaryIO:
-        """What the child reads; only when ``stdin=PIPE`` was asked for.  Close it to say that no more comes."""
-        assert self._process.stdin is not None
-        return cast("BinaryIO", self._process.stdin)
-
-    @property
-    def stderr(self) -> IO[bytes]:
-        """The child's raw error stream; read by this class alone unless the caller pumps by hand."""
-        assert self._process.stderr is not None
-        return self._process.stderr
-
-    @property
-    def pid(self) -> int:
-        """The child's process id, which is its group's id too."""
-        return self._process.pid
-
-    def watch(self) -> None:
-        """Drain the error stream and keep the deadline in the background."""
-        self._watcher = threading.Thread(target=self._watch, name="git-child", daemon=True)
-        self._watcher.start()
-
-    def _watch(self) -> None:
-        descriptor = self.stderr.fileno()
-        ends = time.monotonic() + self._deadline
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        while True:
-            if not poll.poll(max(0.0, ends - time.monotonic()) * 1000):
-                self.timed_out = True
-                self.kill()
-                ends = time.monotonic() + 60.0
-            elif data := os.read(descriptor, 8192):
-                self.errors.add(data)
-            else:
-                return
-
-    def kill(self) -> None:
-        """Kill the whole process group; does nothing when the child was waited for already."""
-        self._killed = True
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-
-    def wait(self) -> int:
-        """Close the pipes, reap the child and return its exit status (negative: signal)."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError, ValueError):
-                    pipe.close()
-        if self._killed:
-            # The leader stays a zombie until reaped, so its group id cannot be anybody else's yet.
-            with contextlib.suppress(ChildProcessError):
-                os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
-            self.kill()
-        status = self._process.wait()
-        if self._watcher is not None:
-            self._watcher.join()
-        self.stderr.close()
-        return status
-
-    def failure(self, status: int) -> GitFailed | StorageFull:
-        """Return the error that an exit with ``status`` means."""
-        text = self.errors.data()
-        if any(full in text for full in _FULL):
-            return StorageFull("git could not write: no space is left", why=clean(text)[-400:])
-        message = f"git {self.args[0]} ran longer than {self._deadline:.0f} s" if self.timed_out else ""
-        return GitFailed(message, argv=redact(self.args), status=status, stderr=clean(text))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.kill()
-            status = self.wait()
-            if issubclass(kind, (BrokenPipeError, EOFError)) and not self.timed_out and status > 0:
-                raise self.failure(status) from error
-            return
-        stdin = self._process.stdin
-        if stdin is not None and not stdin.closed:
-            with contextlib.suppress(BrokenPipeError):
-                stdin.close()
-        if not self.stdout.closed:
-            while self.stdout.read(_CHUNK):
-                pass
-        status = self.wait()
-        if status not in self._ok:
-            raise self.failure(status)
 
 
 class Git:
@@ -222,12 +98,12 @@ class Git:
         directory: Path,
         *,
         descriptors: Callable[[], tuple[int, ...]] = no_descriptors,
-        config: Mapping[str, str] | None = None,
+        config: Config | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self._descriptors = descriptors
-        self._config = {**BASE_CONFIG, **(config or {})}
+        self._config = [*BASE_CONFIG.items(), *_pairs(config)]
         self._environment = {**_BASE_ENVIRONMENT, "GIT_DIR": str(directory), **(environment or {})}
 
     def run(
@@ -235,7 +111,7 @@ class Git:
         args: Sequence[str],
         *,
         stdin: Stdin = None,
-        config: Mapping[str, str] | None = None,
+        config: Config | None = None,
         environment: Mapping[str, str] | None = None,
         ok: Sequence[int] = (0,),
         timeout: float = DEADLINE_SECONDS,
@@ -256,14 +132,14 @@ class Git:
         with self._start(
             args, stdin=stdin, config=config, environment=environment, timeout=timeout, file_limit=file_limit, ok=ok
         ) as child:
-            return _Pump(child, stop=stop, tick=tick, on_error_line=on_error_line).collect(())
+            return Pump(child, stop=stop, tick=tick, on_error_line=on_error_line).collect(())
 
     def feed(
         self,
         args: Sequence[str],
         chunks: Iterable[bytes],
         *,
-        config: Mapping[str, str] | None = None,
+        config: Config | None = None,
         environment: Mapping[str, str] | None = None,
         timeout: float = DEADLINE_SECONDS,
         stop: threading.Event | None = None,
@@ -273,14 +149,14 @@ class Git:
         An exception from ``chunks`` kills the child and passes through.
         """
         with self._start(args, stdin=PIPE, config=config, environment=environment, timeout=timeout) as child:
-            return _Pump(child, stop=stop, tick=None, on_error_line=None).collect(chunks)
+            return Pump(child, stop=stop, tick=None, on_error_line=None).collect(chunks)
 
     def stream(
         self,
         args: Sequence[str],
         *,
         stdin: Stdin = None,
-        config: Mapping[str, str] | None = None,
+        config: Config | None = None,
         environment: Mapping[str, str] | None = None,
         timeout: float = DEADLINE_SECONDS,
     ) -> Child:
@@ -298,14 +174,14 @@ class Git:
         args: Sequence[str],
         *,
         stdin: Stdin,
-        config: Mapping[str, str] | None,
+        config: Config | None,
         environment: Mapping[str, str] | None,
         timeout: float,
         file_limit: int | None = None,
         ok: Sequence[int] = (0,),
     ) -> Child:
         variables = {**self._environment, **(environment or {})}
-        variables.update(config_variables({**self._config, **(config or {})}))
+        variables.update(_config_variables([*self._config, *_pairs(config)]))
         command = [*_unset(variables), "git", *args]
         source: int | IO[bytes] | None
         spool: int | None = None
@@ -336,20 +212,11 @@ class Git:
         return Child(popen, args, deadline=timeout, ok=ok)
 
 
-def config_variables(config: Mapping[str, str]) -> dict[str, str]:
-    """Return ``config`` as git's ``GIT_CONFIG_COUNT``, ``GIT_CONFIG_KEY_n`` and ``GIT_CONFIG_VALUE_n``."""
-    variables = {"GIT_CONFIG_COUNT": str(len(config))}
-    for index, (key, value) in enumerate(config.items()):
-        variables[f"GIT_CONFIG_KEY_{index}"] = key
-        variables[f"GIT_CONFIG_VALUE_{index}"] = value
-    return variables
-
-
-def config_of_variables(variables: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Split ``variables`` into the settings they carry and the rest; the inverse of :func:`config_variables`."""
+def config_of_variables(variables: Mapping[str, str]) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Split ``variables`` into the settings that ``GIT_CONFIG_COUNT/KEY_n/VALUE_n`` carry and all the rest."""
     rest = {name: value for name, value in variables.items() if not name.startswith("GIT_CONFIG_")}
     count = int(variables.get("GIT_CONFIG_COUNT", "0"))
-    config = {variables[f"GIT_CONFIG_KEY_{index}"]: variables[f"GIT_CONFIG_VALUE_{index}"] for index in range(count)}
+    config = [(variables[f"GIT_CONFIG_KEY_{index}"], variables[f"GIT_CONFIG_VALUE_{index}"]) for index in range(count)]
     return config, rest
 
 
@@ -368,124 +235,18 @@ def git_version() -> tuple[int, int, int]:
     return version
 
 
-def clean(raw: bytes) -> str:
-    """Return what git said, fit for a log: no control characters, no credentials in URLs."""
-    text = _CONTROL.sub(b"", raw.replace(b"\r", b"\n")).decode("utf-8", "replace")
-    return _CREDENTIALS.sub("***@", "\n".join(printable(line) for line in text.splitlines() if line.strip()))
+def _pairs(config: Config | None) -> list[tuple[str, str]]:
+    if config is None:
+        return []
+    return list(config.items()) if isinstance(config, Mapping) else list(config)
 
 
-def redact(args: Sequence[str]) -> tuple[str, ...]:
-    """Return ``args`` fit for a log: at most 20, each at most 200 characters, no credentials."""
-    shown = [_CREDENTIALS.sub("***@", printable(arg))[:200] for arg in args[:20]]
-    return (*shown, "...") if len(args) > len(shown) else tuple(shown)
-
-
-class _Tail:
-    """The last ``limit`` bytes of a stream."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._data = bytearray()
-
-    def add(self, data: bytes) -> None:
-        self._data += data
-        if len(self._data) > self._limit:
-            del self._data[: -self._limit]
-
-    def data(self) -> bytes:
-        return bytes(self._data)
-
-
-class _Pump:
-    """Moves a child's three streams in one thread, so that none of them can block the others."""
-
-    def __init__(
-        self,
-        child: Child,
-        *,
-        stop: threading.Event | None,
-        tick: Callable[[], None] | None,
-        on_error_line: Callable[[bytes], None] | None,
-    ) -> None:
-        self._child = child
-        self._stop = stop
-        self._tick = tick
-        self._on_error_line = on_error_line
-        self._output = io.BytesIO()
-        self._line = b""
-        self._ends = time.monotonic() + child._deadline  # noqa: SLF001 - the two halves of one door
-        self._poll = 0.25 if stop is not None or tick is not None else 3600.0
-        self._selector = selectors.DefaultSelector()
-
-    def collect(self, chunks: Iterable[bytes]) -> bytes:
-        """Feed ``chunks`` when the child has an input, and return all it writes."""
-        child = self._child
-        with self._selector as selector:
-            for stream in (child.stdout, child.stderr):
-                os.set_blocking(stream.fileno(), False)
-                selector.register(stream.fileno(), selectors.EVENT_READ)
-            if child._process.stdin is not None:  # noqa: SLF001 - the two halves of one door
-                self._feed(chunks)
-            while selector.get_map():
-                self._turn()
-        if self._line and self._on_error_line is not None:
-            self._on_error_line(self._line)
-        return self._output.getvalue()
-
-    def _feed(self, chunks: Iterable[bytes]) -> None:
-        stdin = self._child.stdin
-        descriptor = stdin.fileno()
-        os.set_blocking(descriptor, False)
-        self._selector.register(descriptor, selectors.EVENT_WRITE)
-        try:
-            for chunk in chunks:
-                view = memoryview(chunk)
-                while view:
-                    if self._turn(writable=descriptor):
-                        view = view[os.write(descriptor, view[:_CHUNK]) :]
-        except BrokenPipeError:
-            # The child gave up; what it said and its status are the news, not our broken pipe.
-            pass
-        finally:
-            self._selector.unregister(descriptor)
-        stdin.close()
-
-    def _turn(self, *, writable: int = -1) -> bool:
-        """Move what can be moved; return whether ``writable`` takes data."""
-        remaining = self._ends - time.monotonic()
-        if remaining <= 0:
-            self._child.timed_out = True
-            self._child.kill()
-            raise self._child.failure(-signal.SIGKILL)
-        if self._stop is not None and self._stop.is_set():
-            raise Interrupted
-        ready = False
-        for key, _ in self._selector.select(min(remaining, self._poll)):
-            descriptor = key.fd
-            if descriptor == writable:
-                ready = True
-                continue
-            try:
-                data = os.read(descriptor, _CHUNK)
-            except BlockingIOError:
-                continue
-            if not data:
-                self._selector.unregister(descriptor)
-            elif descriptor == self._child.stdout.fileno():
-                self._output.write(data)
-            else:
-                self._child.errors.add(data)
-                self._split_errors(data)
-        if self._tick is not None:
-            self._tick()
-        return ready
-
-    def _split_errors(self, data: bytes) -> None:
-        if self._on_error_line is None:
-            return
-        *lines, self._line = (self._line + data).split(b"\n")
-        for line in lines:
-            self._on_error_line(line)
+def _config_variables(config: Sequence[tuple[str, str]]) -> dict[str, str]:
+    variables = {"GIT_CONFIG_COUNT": str(len(config))}
+    for index, (key, value) in enumerate(config):
+        variables[f"GIT_CONFIG_KEY_{index}"] = key
+        variables[f"GIT_CONFIG_VALUE_{index}"] = value
+    return variables
 
 
 def _limit(pid: int, file_limit: int | None) -> None:
@@ -544,13 +305,3 @@ def _not_found() -> type[Exception]:
 
 def _driver(directory: str) -> git.cmd.Git:
     return _library()(directory)
-
-
-def read_lines(stream: IO[bytes], *, size: int = _CHUNK) -> Iterator[bytes]:
-    """Yield the lines of ``stream`` without their newline, read in large pieces."""
-    rest = b""
-    while data := stream.read(size):
-        *lines, rest = (rest + data).split(b"\n")
-        yield from lines
-    if rest:
-        yield rest

@@ -112,7 +112,7 @@ class Stage:
                     access.url,
                 ],
                 stdin=oid_lines(oids),
-                config={**_FETCH_CONFIG, f"protocol.{scheme}.allow": "always", **config},
+                config=[*_FETCH_CONFIG.items(), (f"protocol.{scheme}.allow", "always"), *config],
                 environment={**environment, "GIT_ALLOW_PROTOCOL": scheme},
                 file_limit=max_bytes + _FILE_LIMIT_SLACK,
                 tick=lambda: self._watch_growth(max_bytes),
