@@ -105,7 +105,8 @@ class Gate:
     def transfer(self, names: Sequence[RefName]) -> None:
         """Bring what ``names`` lack; note what cannot be had."""
         run = self.run
-        wanted = {pointer.oid: pointer for name in names for pointer in self.lacking(name)}
+        still = [name for name in names if name in self.waiting]  # an earlier group's objects may have freed some
+        wanted = {pointer.oid: pointer for name in still for pointer in self.lacking(name)}
         ordered = [pointer for pointer in wanted.values() if pointer.oid not in self.absent]
         if not ordered or run.lfs_failure is not None:
             return

@@ -283,17 +283,21 @@ def _unset(variables: Mapping[str, str]) -> list[str]:
     return words
 
 
+_IMPORTING = threading.Lock()
+
+
 @functools.cache
 def _library() -> type[git.cmd.Git]:
     """Import GitPython at first need: it takes a tenth of a second and runs ``git version``."""
     inherited = os.environ  # noqa: TID251 - GitPython asks git for its version with all of it, at import only
-    aside = {name: inherited.pop(name) for name in list(inherited) if name.startswith("GIT_")}
-    inherited["GIT_PYTHON_REFRESH"] = "quiet"
-    try:
-        import git.cmd
-    finally:
-        del inherited["GIT_PYTHON_REFRESH"]
-        inherited.update(aside)
+    with _IMPORTING:  # the environment is the whole process's, and the first syncs begin at the same time
+        aside = {name: inherited.pop(name) for name in list(inherited) if name.startswith("GIT_")}
+        inherited["GIT_PYTHON_REFRESH"] = "quiet"
+        try:
+            import git.cmd
+        finally:
+            del inherited["GIT_PYTHON_REFRESH"]
+            inherited.update(aside)
     return git.cmd.Git
 
 

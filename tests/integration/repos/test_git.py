@@ -339,3 +339,27 @@ def test_signals_are_statuses(repository, fake):
     with pytest.raises(GitFailed) as caught:
         Git(repository).run(["x"])
     assert caught.value.status == -signal.SIGKILL
+
+
+def test_first_need_of_the_library_by_many_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_SSH", "kept")
+    began = threading.Barrier(16)
+    failures: list[BaseException] = []
+
+    def first_need() -> None:
+        began.wait()
+        try:
+            door._library()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the test tells
+            failures.append(error)
+
+    for _ in range(20):
+        door._library.cache_clear()
+        threads = [threading.Thread(target=first_need) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert os.environ["GIT_SSH"] == "kept"
+    assert "GIT_PYTHON_REFRESH" not in os.environ

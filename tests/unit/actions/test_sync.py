@@ -185,6 +185,14 @@ def test_first_publish_has_the_default_branch_in_it(house: House) -> None:
     assert set(house.served().tips) == {MAIN, DEV}
 
 
+def test_an_object_that_two_refs_need_frees_both_at_once(house: House) -> None:
+    weights = house.upstream.put(b"w" * 100)
+    first = house.git.commit("one", files={"w": weights})
+    house.offer(main=first, dev=house.git.commit("two", parents=[first], files={"w": weights}))
+    assert house.run().outcome is Outcome.PUBLISHED
+    assert house.served() == house.upstream.snapshot
+
+
 def test_small_update_is_served_before_a_large_object_arrives(house: House) -> None:
     first = house.git.commit("one")
     house.offer(main=first, dev=first)
