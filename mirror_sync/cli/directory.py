@@ -50,6 +50,7 @@ class Directory:
         self.config = self.path / CONFIG_NAME
         self.secret = self.path / "webhook-secret"
         self.rules = self.path / "config.d" / RULES_NAME
+        self.demo = self.path / "demo"
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -56,49 +56,47 @@ def quickstart(
         raise UsageError("quickstart has no JSON form", remedy="mirror-sync status --json, in another terminal")
     scrub()
     out = Output(flags)
+    wanted = [parse_upstream_url(url) for url in dict.fromkeys(urls)]
     directory = Directory(flags.directory or data_home(process_environment()))
     wishes = Wishes(listen, port, not no_lfs)
-    with contextlib.ExitStack() as held:
-        held.enter_context(directory.held())
-        demo = _demo(directory, wanted=bool(urls))
-        named = (*urls, *(held.enter_context(demo).urls if demo else ()))
-        wanted = [parse_upstream_url(url) for url in dict.fromkeys(named)]
-        directory.prepare(wanted, wishes)
+    with directory.held(), _demo(directory, wanted) as demo:
+        examples = [parse_upstream_url(url) for url in demo.urls] if demo else []
+        directory.prepare([*wanted, *examples], wishes)
         environment = dict(process_environment()) | directory.wished(wishes)
         settings = load(directory=directory.path, environ=environment)
         if settings.origins["log.level"] == "default" and not flags.verbose:
             environment[LOG_LEVEL] = "warning"  # the terminal belongs to the progress
         check_port_free(settings.server.listen_host, settings.server.listen_port)
-        _enrol(settings, wanted)
+        _enrol(settings, wanted, examples=examples)
         if demo:
             demo.call(f"{settings.server.local_url}/hooks/github", directory.secret)
         _greet(out, directory, settings, demo=demo)
         return _serve(out, settings, environment, verbose=bool(flags.verbose))
 
 
-def _demo(directory: Directory, *, wanted: bool) -> DemoUpstream | None:
-    """Return the demo upstream of this directory: one it had before, or one for a fresh directory with nothing to mirror."""
-    from mirror_sync.testing.demo_upstream import DemoUpstream
+def _demo(directory: Directory, wanted: list[UpstreamUrl]) -> AbstractContextManager[DemoUpstream | None]:
+    """Return a small upstream on this machine where nothing else is named, or where there was one before."""
+    if directory.demo.is_dir() or (not wanted and not directory.config.exists()):
+        from mirror_sync.testing.demo_upstream import DemoUpstream
 
-    place = directory.path / "demo"
-    if place.exists() or not (wanted or directory.config.exists()):
-        return DemoUpstream(place)
-    return None
+        return DemoUpstream(directory.demo)
+    return nullcontext()
 
 
-def _enrol(settings: Settings, wanted: list[UpstreamUrl]) -> None:
+def _enrol(settings: Settings, wanted: list[UpstreamUrl], *, examples: list[UpstreamUrl]) -> None:
     from mirror_sync.bootstrap import build, configure_logs, upgrade_database
 
     configure_logs(settings, level="warning")
     upgrade_database(settings)
     with build(settings, role="cli") as app:
-        for url in wanted:
-            app.enrol(str(url))
-        if not wanted and not settings.mirrors and not any(choosing.matching(app, MirrorFilter())):
+        nothing = not wanted and not settings.mirrors and not any(choosing.matching(app, MirrorFilter()))
+        if nothing and not examples:
             raise UsageError(
                 "there is nothing to mirror yet",
                 remedy="name a repository: mirror-sync quickstart https://github.com/OWNER/NAME",
             )
+        for url in examples if nothing else wanted:
+            app.enrol(str(url))
 
 
 def _greet(out: Output, directory: Directory, settings: Settings, *, demo: DemoUpstream | None) -> None:
