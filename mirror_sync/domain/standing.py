@@ -172,7 +172,8 @@ def finished(
     )
     if report.complete and report.observed_at is not None:
         after, evidence = confirmed(after, evidence, observed_at=report.observed_at, digest=report.digest)
-    return replace(after, known_behind_since=earliest(after.known_behind_since, report.evidence_at)), evidence
+    behind = earliest(after.known_behind_since, report.evidence_at)
+    return after if behind == after.known_behind_since else replace(after, known_behind_since=behind), evidence
 
 
 def abandoned(mirror: Mirror, *, started_at: float, now: float) -> Mirror:

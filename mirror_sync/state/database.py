@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Double, Row, Select, Table, bindparam, cast, extract, func, select
+from sqlalchemy import Connection, Double, Row, Table, bindparam, cast, extract, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql import ColumnElement
 
@@ -57,7 +57,6 @@ class Database:
         self._reader = self._engine.execution_options(**{READ_ONLY: True})
         self._one_writer = None if self._postgres else threading.Lock()
         self._schema_known = False
-        self._claim_query: Select[Any] | None = None
         self._now: ColumnElement[float] = (
             # a subquery, so that the planner takes it for one value and can use an index
             select(cast(extract("epoch", func.clock_timestamp()), Double)).scalar_subquery()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection, bindparam, select, update
+from functools import cached_property
+from typing import Any
+
+from sqlalchemy import Connection, Select, bindparam, select, update
+from sqlalchemy.sql.dml import ReturningInsert
 
 from mirror_sync.domain.deliveries import calls, delivery_key, event_label, repository_key, tells_of_change
 from mirror_sync.domain.names import RefName, printable
@@ -24,12 +28,7 @@ class Hooks(Calls):
     def accept_delivery(self, delivery: Delivery) -> bool:
         """Implement :meth:`mirror_sync.ports.StateStore.accept_delivery`."""
         with self._write() as connection:
-            made = connection.execute(
-                self._insert(stored)
-                .on_conflict_do_nothing(index_elements=[stored.c.provider, stored.c.delivery_id])
-                .returning(stored.c.id),
-                _columns(delivery),
-            ).first()
+            made = connection.execute(self._store_once, _columns(delivery)).first()
             if made is None:
                 return False
             if calls(delivery):
@@ -40,20 +39,39 @@ class Hooks(Calls):
             self._count(connection, {("deliveries", event_label(delivery)): 1})
             return True
 
+    @cached_property
+    def _store_once(self) -> ReturningInsert[Any]:
+        once = self._insert(stored).on_conflict_do_nothing(index_elements=[stored.c.provider, stored.c.delivery_id])
+        query: ReturningInsert[Any] = once.returning(stored.c.id)
+        return query
+
+    @cached_property
+    def _kept(self) -> Select[Any]:
+        return self._rows.where(m.removing_at.is_(None)).order_by(m.id).with_for_update(of=mirrors)
+
+    @cached_property
+    def _by_id(self) -> Select[Any]:
+        return self._kept.where(m.repository_id == bindparam("id_"))
+
+    @cached_property
+    def _by_id_and_host(self) -> Select[Any]:
+        return self._by_id.where(m.host_key == bindparam("host"))
+
+    @cached_property
+    def _by_key(self) -> Select[Any]:
+        return self._kept.where(m.repository_key == bindparam("key"))
+
     def _concerned(self, connection: Connection, delivery: Delivery) -> list[AnyRow]:
         """Return the locked rows of the mirrors a delivery concerns; those found by URL learn the repository's id."""
         host, key = repository_key(delivery.clone_url)
-        kept = self._rows.where(m.removing_at.is_(None)).order_by(m.id).with_for_update(of=mirrors)
         if delivery.repository_id:
-            known = kept.where(m.repository_id == bindparam("id_"))
-            if host:
-                known = known.where(m.host_key == bindparam("host"))
-            rows = connection.execute(known, {"id_": delivery.repository_id, "host": host}).all()
+            query = self._by_id_and_host if host else self._by_id
+            rows = connection.execute(query, {"id_": printable(delivery.repository_id), "host": host}).all()
             if rows:
                 return list(rows)
         if not key:
             return []
-        rows = connection.execute(kept.where(m.repository_key == bindparam("key")), {"key": key}).all()
+        rows = connection.execute(self._by_key, {"key": key}).all()
         unnamed = [row.id for row in rows if not row.repository_id]
         if unnamed and delivery.repository_id:
             connection.execute(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, func, or_, select, update
@@ -55,26 +56,25 @@ class Leases(Calls):
     def claim(self, worker: str, *, lease_seconds: float) -> Lease | None:
         """Implement :meth:`mirror_sync.ports.StateStore.claim`."""
         with self._write() as connection:
-            row = connection.execute(self._most_urgent()).first()
+            row = connection.execute(self._most_urgent).first()
             if row is None:
                 return None
             return self._take(connection, row, worker, lease_seconds=lease_seconds, purpose=SYNC)
 
+    @cached_property
     def _most_urgent(self) -> Select[Any]:
-        """Return the query of the mirror to sync next: one probe of an index for each trigger."""
-        if self._claim_query is None:
-            probes = [
-                select(m.id)
-                .where(m.urgency == urgency, m.ready_at <= self._now)
-                .order_by(m.ready_at)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-                .scalar_subquery()
-                for urgency in sorted(URGENCY.values())
-            ]
-            # the outer lock re-reads the row as it is now, not as the statement's snapshot had it
-            self._claim_query = self._rows.where(m.id == func.coalesce(*probes)).with_for_update(of=mirrors)
-        return self._claim_query
+        """The query of the mirror to sync next: one probe of an index for each trigger."""
+        probes = [
+            select(m.id)
+            .where(m.urgency == urgency, m.ready_at <= self._now)
+            .order_by(m.ready_at)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
+            for urgency in sorted(URGENCY.values())
+        ]
+        # the outer lock re-reads the row as it is now, not as the statement's snapshot had it
+        return self._rows.where(m.id == func.coalesce(*probes)).with_for_update(of=mirrors)
 
     def claim_mirror(self, mirror_id: MirrorId, worker: str, *, lease_seconds: float, purpose: str) -> Lease | None:
         """Implement :meth:`mirror_sync.ports.StateStore.claim_mirror`."""

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from functools import cached_property
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Double, bindparam, case, cast, delete, func, literal_column, select, update
+from sqlalchemy import Connection, Double, Select, bindparam, case, cast, delete, func, literal_column, select, update
 
 from mirror_sync.domain.names import GitOid, LfsOid, printable
 from mirror_sync.domain.pointers import Pointer, PointerBlob
@@ -228,16 +229,9 @@ class Lfs(Database):
 
         Mirrors take turns: one whose objects were just claimed goes behind those that wait.
         """
-        first = (
-            select(m.id, self._now.label("now"))
-            .where(m.lfs_ready_at <= self._now)
-            .order_by(m.lfs_ready_at)
-            .limit(1)
-            .with_for_update(of=mirrors, skip_locked=True)
-        )
         for _ in range(TURNS):
             with self._write() as connection:
-                mirror = connection.execute(first).first()
+                mirror = connection.execute(self._next_turn).first()
                 if mirror is None:
                     return []
                 jobs = self._claim_objects(
@@ -246,6 +240,16 @@ class Lfs(Database):
                 if jobs:
                     return jobs
         return []
+
+    @cached_property
+    def _next_turn(self) -> Select[Any]:
+        return (
+            select(m.id, self._now.label("now"))
+            .where(m.lfs_ready_at <= self._now)
+            .order_by(m.lfs_ready_at)
+            .limit(1)
+            .with_for_update(of=mirrors, skip_locked=True)
+        )
 
     def _claim_objects(
         self,
