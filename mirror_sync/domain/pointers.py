@@ -27,7 +27,9 @@ _KEYS = (b"version", b"oid", b"size")
 _OID = re.compile(rb"sha256:([0-9a-f]{64})\Z")
 _EXTENSION = re.compile(rb"ext-([0-9])-[0-9A-Za-z_]")
 _SIZE = re.compile(rb"[+-]?[0-9]+\Z")
-_NAME = re.compile(rb"git-(?:lfs|media)|hawser")
+POINTER_HINT = re.compile(rb"git-(?:lfs|media)|hawser")
+"""Found in every pointer, and in hardly anything else."""
+
 _BLANKS = b"\t\n\v\f\r "
 _WIDE_BLANKS = tuple(
     chr(point).encode()
@@ -64,7 +66,7 @@ def parse_pointer(data: bytes) -> Pointer | None:
     """Return the pointer in ``data``, or ``None`` when git-lfs would not take it for one."""
     if not MIN_POINTER_BYTES <= len(data) <= MAX_POINTER_BYTES:
         return None
-    if _NAME.search(data) is None:  # nearly every blob that is none leaves here
+    if POINTER_HINT.search(data) is None:  # nearly every blob that is none leaves here
         return None
     return _parse_lines(_trimmed(data))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -16,7 +17,7 @@ from mirror_sync.repos.git import PIPE, Child, Git
 BATCH: Final = 4096
 """Objects asked for before their answers are read."""
 
-_SKIP: Final = 256 * 1024
+_PIECE: Final = 256 * 1024
 _PIPE_BYTES: Final = 4096
 """What a pipe takes at once whatever the system's limits are."""
 
@@ -76,11 +77,29 @@ class ObjectReader:
             self._child.stdin.flush()
 
 
-def read_contents(stream: IO[bytes]) -> Iterator[tuple[GitOid, str, bytes]]:
-    """Yield id, type and content of each object in the output of ``cat-file --batch``."""
-    while header := stream.readline():
-        oid, kind, size = _header(header)
-        yield oid, kind, _body(stream, size)
+def read_contents(stream: IO[bytes], *, containing: re.Pattern[bytes]) -> Iterator[tuple[GitOid, bytes]]:
+    """Yield id and content of each object, in the output of ``cat-file --batch``, in which ``containing`` is found.
+
+    For many small objects of which few matter: those that do not are never copied.
+    Raises :class:`RepositoryDamaged` for an object that is not here.
+    """
+    held = b""
+    while data := stream.read(_PIECE):
+        held += data
+        at = 0
+        while (end := held.find(b"\n", at)) != -1:
+            fields = held[at:end].split(b" ")
+            if len(fields) != 3:
+                raise _absent(held[at:end])
+            begin, close = end + 1, end + 1 + int(fields[2])
+            if close >= len(held):
+                break
+            if containing.search(held, begin, close):
+                yield GitOid(fields[0].decode("ascii")), held[begin:close]
+            at = close + 1
+        held = held[at:]
+    if held:
+        raise EOFError
 
 
 def _read_one(stream: IO[bytes], oid: GitOid, *, limit: int) -> tuple[GitOid, str, bytes | None]:
@@ -94,7 +113,7 @@ def _read_one(stream: IO[bytes], oid: GitOid, *, limit: int) -> tuple[GitOid, st
         return oid, kind, _body(stream, size)
     left = size + 1
     while left:
-        data = stream.read(min(left, _SKIP))
+        data = stream.read(min(left, _PIECE))
         if not data:
             raise EOFError
         left -= len(data)
@@ -104,11 +123,13 @@ def _read_one(stream: IO[bytes], oid: GitOid, *, limit: int) -> tuple[GitOid, st
 def _header(line: bytes) -> tuple[GitOid, str, int]:
     fields = line.decode("ascii", "replace").split()
     if len(fields) != 3:
-        raise RepositoryDamaged(
-            f"object {fields[0] if fields else ''} is not in the repository",
-            why=line.decode("ascii", "replace").strip(),
-        )
+        raise _absent(line)
     return GitOid(fields[0]), fields[1], int(fields[2])
+
+
+def _absent(line: bytes) -> RepositoryDamaged:
+    text = line.decode("ascii", "replace").strip()
+    return RepositoryDamaged(f"object {text.partition(' ')[0]} is not in the repository", why=text)
 
 
 def _body(stream: IO[bytes], size: int) -> bytes:
