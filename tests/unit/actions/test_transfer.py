@@ -160,6 +160,22 @@ def test_many_at_once_ask_for_each_object_once(scene):
     assert len(scene.upstream.opened) == 450
 
 
+def test_many_that_need_the_same_batch_wait_for_the_one_who_asks(scene):
+    scene.parallel = ThreadParallel()
+    pointers = [scene.upstream.put(b"%06d" % number) for number in range(150)]
+    batch, asking = scene.upstream.batch, []
+
+    def slow(group, **more):
+        asking.append(len(scene.upstream.opened))
+        threading.Event().wait(0.1)
+        return batch(group, **more)
+
+    scene.upstream.batch = slow
+    scene.whole(scene.run(*pointers, connections=8), *pointers)
+    assert len(asking) == 2
+    assert asking[1] > 0, "the second batch was asked for once the first was in use"
+
+
 def test_progress_is_told_now_and_then_and_at_the_end(scene):
     pointer = scene.upstream.put(BIG, Fault(before_piece=lambda _: scene.clock.advance(0.2)))
     scene.run(pointer)
@@ -291,6 +307,15 @@ def test_a_server_that_is_down_ends_the_transfer(scene):
     assert isinstance(report.error, UpstreamUnavailable)
     assert len(report.failed) == 8
     assert len(scene.upstream.opened) == 40
+
+
+def test_a_server_that_is_down_for_some_objects_goes_on_with_the_others(scene):
+    down = [Fault(error=UpstreamUnavailable("HTTP 500"))] * 5
+    pointers = [scene.upstream.put(b"%04d" % number, *(down if number % 5 else [])) for number in range(50)]
+    report = scene.run(*pointers)
+    assert report.error is None
+    assert len(report.failed) == 40
+    assert len(report.arrived) == 10
 
 
 @pytest.mark.parametrize(
