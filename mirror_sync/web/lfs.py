@@ -21,7 +21,7 @@ from mirror_sync.web.git_http import BUSY, SEND_STALL_SECONDS
 from mirror_sync.web.paths import Service, Target
 from mirror_sync.web.ranges import choose
 from mirror_sync.web.replies import LFS_TYPE, RETRY_SECONDS, Refused, json_answer, lfs_refusal, served_mirror
-from mirror_sync.web.streams import BLOCK_BYTES, SentFile
+from mirror_sync.web.streams import BLOCK_BYTES, SENT_FILE, SentFile
 
 MAX_OBJECTS = 1000
 MAX_BATCH_BYTES = 1024 * 1024
@@ -215,6 +215,7 @@ def _file(oid: LfsOid, *, start: int, end: int, status: int, headers: dict[str, 
         app.metrics.served_bytes(protocol="lfs", count=sent)
 
     sent = SentFile(file, start=start, length=end - start, done=done)
+    request.environ[SENT_FILE] = sent
     # sendfile needs the server's own wrapper object, unwrapped by anything.
     wrapper = request.environ.get("wsgi.file_wrapper", FileWrapper)
     with patience(request.environ, SEND_STALL_SECONDS):

@@ -15,6 +15,7 @@ from mirror_sync.telemetry import logger
 from mirror_sync.web.app import create_app
 from mirror_sync.web.backend import EXTENSION, App
 from mirror_sync.web.limits import thread_count
+from mirror_sync.web.streams import SENT_FILE
 
 GRACEFUL_SECONDS = 600
 """How long running answers may go on after a stop or a reload was asked for."""
@@ -44,13 +45,14 @@ class _Log(Logger):  # type: ignore[misc]  # gunicorn publishes no types
         path = str(environ.get("RAW_URI", "")).partition("?")[0]
         if path in ("/healthz", "/readyz", "/metrics"):
             return
+        file = environ.get(SENT_FILE)
         logger("mirror_sync.access").info(
             "request_served",
             client=environ.get("REMOTE_ADDR", ""),
             method=environ.get("REQUEST_METHOD", ""),
             path=path[:2000],
             status=int(str(resp.status).partition(" ")[0]),
-            bytes=resp.sent,
+            bytes=file.sent if file is not None else resp.sent,
             seconds=round(request_time.total_seconds(), 3),
             agent=str(environ.get("HTTP_USER_AGENT", ""))[:200],
         )
@@ -106,7 +108,6 @@ def server_options(settings: Settings, *, graceful_seconds: int = GRACEFUL_SECON
         "limit_request_fields": 100,
         # Proxies in front are believed by the application, which counts them.
         "forwarded_allow_ips": "127.0.0.1,::1",
-        "sendfile": True,
         "worker_exit": _worker_exit,
     }
 

@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 BLOCK_BYTES = 256 * 1024
+SENT_FILE = "mirror_sync.sent_file"
+"""Where the access log finds the file of an answer: the server does not count what it hands to ``sendfile``."""
 
 
 class Stream:
@@ -60,6 +62,11 @@ class SentFile:
         self._done = done
         self._closed = False
         os.lseek(file.fileno(), start, os.SEEK_SET)
+
+    @property
+    def sent(self) -> int:
+        """Bytes handed to the client so far."""
+        return self._sent
 
     def fileno(self) -> int:
         """Return the descriptor."""

@@ -74,6 +74,8 @@ def publish_copy(app: App, name: MirrorName, source: str) -> RefSnapshot:
     wanted = sorted(set(tips.values()))
     repository = app.repositories.open(name)
     snapshot = RefSnapshot(tips, head)
+    if repository.current_view():
+        return snapshot  # a reload finds it published
     with repository.lock():
         repository.create(ObjectFormat(git("rev-parse", "--show-object-format").decode().strip()))
         if wanted:
@@ -109,7 +111,7 @@ def world_settings(root: Path, *, port: int = 0, **changes: Any) -> Settings:
         server=ServerSettings(listen_port=port),
         storage=StorageSettings(root / "git", root / "lfs", root / "run", reserve_bytes=0),
         webhooks=WebhookSettings((SecretFile("webhooks.secret_file", secret),)),
-        serve=ServeSettings(max_streams=8, max_packs=4, threads=12),
+        serve=ServeSettings(max_streams=8, max_packs=8, threads=12),
     )
     return replace(settings, **changes)
 
