@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mirror_sync.domain.names import GitOid
@@ -16,7 +16,6 @@ from mirror_sync.repos.fsck import BENIGN, PackCheck, check_pack, notes, underst
 from mirror_sync.repos.git import Git
 from mirror_sync.repos.layout import Layout
 from mirror_sync.repos.stage import CHECKS, FSCK, Stage
-from mirror_sync.repos.store import Store
 from mirror_sync.repos.taint import named_by, objects_in, tainted
 
 BISECTIONS = 400
@@ -33,10 +32,18 @@ _VERSION = "v1"
 class Inspector:
     """Checks one mirror's stage."""
 
-    def __init__(self, layout: Layout, *, stage: Stage, store: Store, git: Git, object_format: ObjectFormat) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        stage: Stage,
+        roots: Callable[[], frozenset[GitOid]],
+        git: Git,
+        object_format: ObjectFormat,
+    ) -> None:
         self._layout = layout
         self._stage = stage
-        self._store = store
+        self.roots = roots
         self._git = git
         self._object_format = object_format
 
@@ -89,7 +96,7 @@ class Inspector:
         roots = self._roots(tips)
         if not forbidden and self._closed(tips, roots):
             return {}
-        roots = sorted(self._store.roots().oids())
+        roots = sorted(self.roots())
         bad = {tip: f"{tip} is not here" for tip in self._absent(tips)}
         packs = [self._layout.stage_packs / name for name in sorted(self._stage.packs())]
         reasons = tainted(self._git, packs, forbidden)
@@ -104,7 +111,7 @@ class Inspector:
         Whatever is left out only makes the walk longer; when the few do not border
         everything that is new, all are taken.
         """
-        roots = self._store.roots().oids()
+        roots = self.roots()
         packs = [self._layout.stage_packs / name for name in sorted(self._stage.packs())]
         if (
             len(roots) <= MANY_ROOTS

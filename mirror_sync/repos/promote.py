@@ -33,15 +33,17 @@ def promote(
         size += store.link_pack(layout.stage_packs / name)
     if staged <= store.packs() or not tips:
         return size
-    return size + _repack(tips, layout=layout, store=store, git=git, relaxed=relaxed)
+    return size + _repack(tips, layout=layout, store=store, git=git, relaxed=relaxed, roots=inspector.roots())
 
 
-def _repack(tips: Sequence[GitOid], *, layout: Layout, store: Store, git: Git, relaxed: frozenset[str]) -> int:
+def _repack(
+    tips: Sequence[GitOid], *, layout: Layout, store: Store, git: Git, relaxed: frozenset[str], roots: frozenset[GitOid]
+) -> int:
     """Pack what ``tips`` reach beyond the roots and the store does not have, check it, link it."""
     directory = layout.stage / PROMOTE
     remove_tree(directory)
     directory.mkdir()
-    asked = oid_lines([*tips, *(f"^{root}" for root in sorted(store.roots().oids()))])
+    asked = oid_lines([*tips, *(f"^{root}" for root in sorted(roots))])
     git.run(
         ["pack-objects", "--revs", "--local", "--delta-base-offset", "--non-empty", "--quiet", str(directory / "pack")],
         stdin=asked,

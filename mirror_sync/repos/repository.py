@@ -201,11 +201,14 @@ class Repository:
         """Return git where it sees the store and, when there is one, the stage."""
         return self._stage_git if self._stage.exists() else self._git
 
+    def _root_oids(self) -> frozenset[GitOid]:
+        return self._store.roots(self._views.last_read(self.layout.current_number())).oids()
+
     def _inspector(self) -> Inspector:
         return Inspector(
             self.layout,
             stage=self._stage,
-            store=self._store,
+            roots=self._root_oids,
             git=self._everything(),
             object_format=self._object_format,
         )

@@ -14,7 +14,7 @@ from mirror_sync.domain.names import GitOid
 from mirror_sync.domain.runs import KeptTip, RunId
 from mirror_sync.errors import GitFailed, LeaseLost, RepositoryDamaged
 from tests.support.disk_mirror import MAIN, PLENTY, DiskMirror
-from tests.support.kill_at import killed_at
+from tests.support.kill_at import killed_at, steps_of
 
 TAG = "refs/tags/v1"
 
@@ -280,3 +280,29 @@ def test_kill_inside_git_while_it_indexes(mirror, tmp_path):
     assert mirror.loose_ends() == []
     mirror.publish({MAIN: big})
     mirror.check_served()
+
+
+def test_nothing_gets_a_name_before_its_bytes_are_durable(mirror, tmp_path):
+    """Power loss: every file is flushed before it is renamed or linked, every name before the next visible step."""
+    story = Story(mirror)
+    twin = mirror.copy(tmp_path / "traced")
+    steps = steps_of(lambda: twin.publish(story.new, kept=story.kept), tmp_path / "steps")
+    root = twin.repository.layout.root
+    synced: set[str] = set()
+    unnamed: set[str] = set()
+    flips = 0
+    for name, first, second in steps:
+        if name == "fsync":
+            synced.add(first)
+            unnamed = {path for path in unnamed if str(Path(path).parent) != first}
+        elif name in {"replace", "rename", "link"} and Path(second).is_relative_to(root) and "/stage" not in second:
+            if second == str(root / "current"):
+                flips += 1
+                assert unnamed == set(), "clients were led on before these names were durable"
+                assert str(root / "views" / "2") in synced or str(root / "views" / ".new-2") in synced
+            elif "tmp_discarded" not in second:
+                source = Path(first)
+                assert first in synced, f"{source.name} was given its name before it was durable"
+            unnamed.add(second)
+    assert flips == 1
+    assert {path for path in unnamed if "tmp_" not in path} == set(), "names that a power cut may take back"
