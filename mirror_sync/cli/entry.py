@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,9 @@ from mirror_sync.errors import MirrorSyncError, UsageError
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit status; everything that went wrong has been told."""
     told = Globals()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that knows no such letter is no reason to fail
     try:
         status = root.main(args=list(arguments), prog_name="mirror-sync", standalone_mode=False, obj=told)
         sys.stdout.flush()

@@ -11,7 +11,6 @@ from mirror_sync.cli.opening import opened, told
 from mirror_sync.cli.options import Command, Globals
 from mirror_sync.cli.output import Output, show_error, size, span
 from mirror_sync.errors import MirrorSyncError, UsageError
-from mirror_sync.ports import MirrorFilter
 
 ASK_SHARE = 0.05
 """Removing a larger share of all mirrors needs their number typed."""
@@ -140,7 +139,7 @@ def rm(context: click.Context, globs: tuple[str, ...], keep: float | None, now: 
     out = Output(told(context))
     with opened(context) as app:
         documents = choosing.chosen(app, globs)
-        total = sum(1 for _ in choosing.matching(app, MirrorFilter()))
+        total = app.state.totals().mirrors
         delay = 0.0 if now else keep if keep is not None else app.settings.removal_delay
         _make_sure(told(context), documents, total, delay=delay, confirm=confirm)
         removed = []

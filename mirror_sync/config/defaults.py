@@ -42,6 +42,10 @@ git_dir = "git"
 lfs_dir = "lfs"
 run_dir = "run"
 
+[workers]
+# A start after a crash waits this long before it goes on with what was running.
+lease = "20s"
+
 [lfs]
 enabled = {"true" if lfs else "false"}
 

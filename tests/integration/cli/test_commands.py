@@ -232,7 +232,8 @@ def test_refs_of_a_mirror_without_any(bench: Bench) -> None:
 
 def test_the_configuration_is_shown_with_its_origins_and_without_secrets(bench: Bench) -> None:
     document = bench.json("config", "show", "--origin")
-    assert document["settings"]["schedule.interval"] == {"value": "5m", "origin": "config.toml:19"}
+    line = (bench.directory / "config.toml").read_text().splitlines().index('interval = "5m"') + 1
+    assert document["settings"]["schedule.interval"] == {"value": "5m", "origin": f"config.toml:{line}"}
     assert document["settings"]["git.forced"]["origin"] == "default"
     assert bench("config", "show", "--origin") == 0
     assert "s3cret-webhook" not in bench.out

@@ -131,3 +131,21 @@ def test_help_imports_nothing_heavy() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_terminal_without_the_letters_is_no_reason_to_fail() -> None:
+    code = "from mirror_sync.cli.entry import run\nraise SystemExit(run(['zz\u25cf']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONIOENCODING": "latin-1"}, capture_output=True, check=False
+    )
+    assert done.returncode == 2
+    assert b"'zz\\u25cf'" in done.stderr
+
+
+def test_a_reader_that_leaves_early_sees_no_traceback() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m mirror_sync --help | true; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1)
+    assert done.stderr == ""
