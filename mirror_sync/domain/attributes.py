@@ -21,8 +21,11 @@ MAX_LINE_BYTES = 2047
 MAX_FILE_BYTES = 100 * 1024 * 1024 - 1
 """Git passes over larger files."""
 
-WORK_LIMIT = 100_000_000
-"""Steps of matching after which every further path counts as marked: holding a ref too many is the safe side."""
+WORK_LIMIT = 50_000_000
+"""Steps of reading and matching, each about a microsecond at worst, after which every further path counts as marked.
+
+Holding a ref too many is the safe side.
+"""
 
 _BLANKS = b" \t\r\n"
 _MACRO = b"[attr]"
@@ -56,7 +59,7 @@ class _Line:
 
 @dataclass(slots=True)
 class Work:
-    """Steps of matching that may still be taken; shared by all attributes that one question asks."""
+    """Steps of reading and matching that may still be taken; shared by all attributes that one question asks."""
 
     steps: int = WORK_LIMIT
 
@@ -92,6 +95,7 @@ class Attributes:
 
     def __init__(self, files: Mapping[bytes, bytes], *, work: Work | None = None) -> None:
         self._work = work or Work()
+        files = {directory: content for directory, content in files.items() if len(content) <= MAX_FILE_BYTES}
         top = list(_read_lines(files.get(b"", b""), macros=True))
         self._macros: dict[bytes, _States] = {}
         for line in top:
@@ -100,6 +104,9 @@ class Attributes:
         self._relevant = _deciding(self._macros)
         self._files: dict[bytes, _File] = {}
         for directory, content in files.items():
+            self._work.steps -= len(content)
+            if self._work.steps <= 0:
+                return
             lines = _read_lines(content, macros=False) if directory else top
             file = self._index(line for line in lines if not line.macro)
             if file.states:
@@ -158,7 +165,7 @@ class Attributes:
             if text.startswith(beginning):
                 rest = text[len(beginning) :]
                 if wildcard.could_match(rest):
-                    self._work.steps -= len(rest) + wildcard.size
+                    self._work.steps -= len(rest) * (1 + wildcard.size // 128)
                     if wildcard.matches(rest):
                         yield number
         while plain:
@@ -218,8 +225,6 @@ def _deciding(macros: Mapping[bytes, _States]) -> set[bytes]:
 
 
 def _read_lines(content: bytes, *, macros: bool) -> Iterator[_Line]:
-    if len(content) > MAX_FILE_BYTES:
-        return
     # Git reads a file with a byte order mark in two ways, by where it finds it; marking more is the safe side
     for text in content.partition(b"\0")[0].removeprefix(_BYTE_ORDER_MARK).split(b"\n"):
         line = _read_line(text)

@@ -124,15 +124,16 @@ def test_a_macro_chain_of_any_length_ends() -> None:
 
 def test_a_file_that_git_passes_over_for_its_size_marks_nothing() -> None:
     content = b"* filter=lfs\n" + b"#" * (BIG - 13)
-    assert lfs_paths([b"a"], {b"": content}) == []
-    assert lfs_paths([b"a"], {b"": content[:-1]}) == [b"a"]
+    assert lfs_paths([b"a"], {b"": content}, steps=2 * BIG) == []
+    assert lfs_paths([b"a", b"b/c"], {b"": content[:-1], b"b": b"c -filter"}, steps=2 * BIG) == [b"a"]
 
 
 def test_hostile_patterns_take_bounded_work() -> None:
     patterns = b"".join(b"*a" * 900 + b"%d filter=lfs\n" % number for number in range(200))
     names = [b"a" * 2000 + b"/" + b"%d" % number for number in range(50)]
     assert lfs_paths(names, {b"": patterns}) == []
-    assert lfs_paths([b"a" * 4000 + b"7"], {b"": patterns}, steps=100) == [b"a" * 4000 + b"7"]
+    for steps in (100, len(patterns) + 100):  # spent on reading, spent on matching
+        assert lfs_paths([b"a" * 4000 + b"x7", b"b"], {b"": patterns}, steps=steps) == [b"a" * 4000 + b"x7", b"b"]
 
 
 @given(st.binary(max_size=200), st.lists(st.binary(min_size=1, max_size=20), max_size=5))
