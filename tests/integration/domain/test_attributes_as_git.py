@@ -130,7 +130,7 @@ def test_many_patterns_against_many_paths(repository: Path) -> None:
     drawn: list[tuple[str, list[str]]] = []
 
     @given(_SUBJECT, st.lists(_PATH, min_size=10, max_size=10))
-    @settings(max_examples=1500, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=500, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @seed(4)
     def draw(subject: str, paths: list[str]) -> None:
         drawn.append((subject, paths))
@@ -139,7 +139,7 @@ def test_many_patterns_against_many_paths(repository: Path) -> None:
     files = {b"d%d" % number: f"{subject} filter=lfs".encode() for number, (subject, _) in enumerate(drawn)}
     paths = [b"d%d/%s" % (number, path.encode()) for number, (_, paths) in enumerate(drawn) for path in set(paths)]
     theirs = marked_by_git(repository, files, paths)
-    assert len(theirs) > 300
+    assert len(theirs) > 100
     assert marked_by_us(files, paths) == theirs
 
 
