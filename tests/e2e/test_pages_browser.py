@@ -1,0 +1,121 @@
+"""The pages in a real browser: no console message, nothing refused by the policy, nothing from outside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.tools import require
+from tests.support.upstream import GitUpstream
+from tests.support.web_world import MirrorSpec, Served
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+NAME = "git.example/acme/model"
+PATHS = [
+    "/",
+    "/mirrors",
+    "/mirrors?health=failing",
+    f"/mirrors/{NAME}",
+    "/mirrors/git.example/acme/new",
+    "/use",
+    "/errors",
+    "/nowhere",
+]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with GitUpstream(tmp_path_factory.mktemp("source")) as upstream:
+        repo = upstream.create("acme/model")
+        first = repo.commit({"README.md": "hello\n"}, lfs={"w.bin": b"W" * 5000})
+        repo.update("refs/heads/<script>document.title='owned'</script>", first)
+        repo.update("refs/heads/" + "very-long-" * 20, first)
+        mirrors = {
+            NAME: MirrorSpec(
+                repository=str(repo.path),
+                objects=["W" * 5000],
+                queued=["q"],
+                known_missing=["k"],
+                holds=[
+                    ("refs/heads/<img src=x onerror=\"document.title='owned'\">", "MS-H004", "<svg onload=alert(1)>")
+                ],
+                notes=["<b>note</b>"],
+                kept=[("refs/heads/old", "2" * 40)],
+            ),
+            "git.example/acme/new": MirrorSpec(),
+            "git.example/acme/broken": MirrorSpec(failure=("MS-U503", "no route")),
+        }
+        with Served(tmp_path_factory.mktemp("served"), mirrors) as served:
+            yield served
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = require("chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("language", ["en", "zh-CN"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_render_without_a_complaint(served: Served, browser: Browser, language: str, scheme: Any) -> None:
+    context = browser.new_context(locale=language, color_scheme=scheme)
+    page = context.new_page()
+    said: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    for path in PATHS:
+        answer = page.goto(served.url + path)
+        assert answer is not None
+        assert page.locator("html").get_attribute("lang") == language
+        assert page.locator("h1").count() == 1
+        assert "owned" not in page.title()
+        assert page.evaluate("getComputedStyle(document.body).maxWidth") != "none", "the style sheet was not applied"
+        headline = page.locator("main").inner_text()
+        if language == "zh-CN":
+            assert re.search("[\u4e00-\u9fff]", headline), path
+    complaints = [text for text in said if "404" not in text]
+    assert complaints == []
+    assert {url.split("/")[2] for url in asked} == {f"127.0.0.1:{served.port}"}
+    context.close()
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_nothing_is_wider_than_the_screen(served: Served, browser: Browser, width: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800})
+    page = context.new_page()
+    for path in PATHS:
+        page.goto(served.url + path)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+    context.close()
+
+
+def test_everything_works_without_scripts_and_by_keyboard(served: Served, browser: Browser, tmp_path: Path) -> None:
+    context = browser.new_context(java_script_enabled=False, locale="en")
+    page = context.new_page()
+    page.goto(f"{served.url}/")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.url.endswith("#content")
+    page.goto(f"{served.url}/mirrors")
+    page.locator("input[name=q]").fill("model")
+    page.locator("input[name=q]").press("Enter")
+    page.get_by_role("link", name=NAME).click()
+    assert page.url == f"{served.url}/mirrors/{NAME}"
+    page.get_by_role("link", name="中文").click()
+    assert page.locator("html").get_attribute("lang") == "zh-CN"
+    page.goto(f"{served.url}/")
+    assert page.locator("html").get_attribute("lang") == "zh-CN"
+    page.screenshot(path=str(tmp_path / "page.png"))
+    context.close()
