@@ -17,7 +17,7 @@ from mirror_sync.lfs_store.prefix_hash import PrefixHash
 from mirror_sync.lfs_store.space import Space
 from mirror_sync.ports import Clock
 
-SYNC_SECONDS = 5.0
+SYNC_SECONDS = 1.0
 SMALL = 4 << 20
 """Objects up to this many bytes need no threads beside the download and no disk set aside first."""
 

@@ -24,8 +24,8 @@ class FileObjectStore:
     """LFS objects as files under one directory; implements :class:`mirror_sync.ports.ObjectStore`.
 
     ``reserve_bytes`` stay free on the file system; ``None`` means the smaller of
-    100 GiB and 5 %.  What arrives is made durable every ``sync_bytes`` or five
-    seconds, whichever comes first.  Several processes may use one directory.
+    100 GiB and 5 %.  What arrives is made durable every ``sync_bytes`` or every
+    second, whichever comes first.  Several processes may use one directory.
     """
 
     def __init__(

@@ -215,7 +215,7 @@ class Daemon:
             "-c", "filter.lfs.process=git-lfs filter-process", "-c", "filter.lfs.smudge=git-lfs smudge -- %f",
             "-c", "filter.lfs.clean=git-lfs clean -- %f", "-c", "filter.lfs.required=true",
         ]  # fmt: skip
-        self.git(*lfs, "clone", "-q", *options, self.url(name), str(into))
+        self.git("clone", "-q", *lfs, *options, self.url(name), str(into))
         return into
 
 
