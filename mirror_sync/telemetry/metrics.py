@@ -21,6 +21,7 @@ from prometheus_client.registry import Collector
 from mirror_sync.domain.runs import Health, health
 from mirror_sync.errors import MirrorSyncError, StateUnavailable
 from mirror_sync.ports import Clock, MirrorFilter, StateStore
+from mirror_sync.telemetry.logs import logger
 from mirror_sync.telemetry.series import merged, read_snapshots, remove_snapshot, write_snapshot
 
 PREFIX = "mirror_sync"
@@ -164,7 +165,11 @@ class Metrics:
             if not at_once and now - self._published_at < PUBLISH_EVERY_SECONDS:
                 return
             self._published_at = now
-            write_snapshot(self._shared, self._own.collect())
+            try:
+                write_snapshot(self._shared, self._own.collect())
+            except OSError as error:
+                # Counting never stops the work; the next attempt is five seconds away.
+                logger().warning("metrics_not_shared", why=error.strerror, directory=str(self._shared))
 
     def close(self) -> None:
         """Take this process's counts away from the others."""

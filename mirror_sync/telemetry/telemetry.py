@@ -13,7 +13,6 @@ from mirror_sync.telemetry.logs import logger
 from mirror_sync.telemetry.metrics import Metrics
 
 PROGRESS_EVERY_SECONDS = 30.0
-QUIET_EVENTS = frozenset({"request_served"})
 
 
 class LoggingTelemetry:
@@ -69,7 +68,9 @@ class LoggingTelemetry:
 
     def event(self, name: str, **fields: object) -> None:
         """Something worth a log line happened; a field ``level`` of ``warning`` or ``error`` raises its weight."""
-        level = fields.pop("level", "debug" if name in QUIET_EVENTS else "info")
+        level = fields.pop("level", "info")
+        if "event" in fields:
+            fields["what"] = fields.pop("event")  # the name itself is the line's event
         getattr(self._log, str(level))(name, **fields)
 
     def progress(self, mirror: MirrorName, *, kind: str, done: int, total: int | None) -> None:

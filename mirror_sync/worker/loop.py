@@ -182,6 +182,7 @@ class Worker:
     def _beat(self) -> None:
         self._app.state.beat(self._name)
         self._beat_at = self._clock.monotonic()
+        self._app.metrics.publish()
 
     def _give_sign_of_life(self) -> None:
         """Ping the watchdog: only the loop that does the work gets here, and only after the database took a write."""

@@ -10,8 +10,11 @@ from mirror_sync.domain.runs import Lease, RunReport
 from mirror_sync.ports import Clock, StateStore, Telemetry, Waker
 
 
-class Reloads(Protocol):
-    """The part of the metrics that a reload uses."""
+class Counts(Protocol):
+    """The part of the metrics that the worker itself uses."""
+
+    def publish(self) -> None:
+        """Leave this process's counts where the web finds them."""
 
     def config_reloaded(self, *, result: str) -> None:
         """Count one reload: ``applied``, ``unchanged`` or ``refused``."""
@@ -36,8 +39,8 @@ class Work(Protocol):
         """What rouses the worker."""
 
     @property
-    def metrics(self) -> Reloads:
-        """What counts reloads."""
+    def metrics(self) -> Counts:
+        """What counts."""
 
     @property
     def telemetry(self) -> Telemetry:

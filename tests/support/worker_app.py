@@ -76,6 +76,10 @@ class Heard:
 @dataclass
 class Counted:
     reloads: list[str] = field(default_factory=list)
+    published: int = 0
+
+    def publish(self) -> None:
+        self.published += 1
 
     def config_reloaded(self, *, result: str) -> None:
         self.reloads.append(result)

@@ -260,3 +260,21 @@ def test_what_the_web_serves_is_counted() -> None:
     assert found["mirror_sync_served_bytes_total{protocol=lfs}"] == 12
     assert found["mirror_sync_served_streams{protocol=git}"] == 1
     assert found["mirror_sync_webhook_last_timestamp_seconds{provider=github}"] == 5_000_000.0
+
+
+def test_a_directory_that_cannot_be_written_never_stops_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    metrics = make(Facts(), HandClock(), shared=tmp_path / "file" / "metrics")
+    metrics.publish(at_once=True)
+    assert "metrics_not_shared" in capsys.readouterr().out
+
+
+def test_an_event_may_have_a_field_of_any_name(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = HandClock()
+    LoggingTelemetry(make(Facts(), clock), clock=clock).event("delivery_accepted", event="push", level="warning")
+    out = capsys.readouterr().out
+    assert "delivery_accepted" in out
+    assert "what=push" in out
+    assert "warning" in out
