@@ -198,7 +198,7 @@ def _bounded(chunks: Iterable[bytes], *, limit: int, space: Space, count: Callab
 def _too_large(limit: int) -> StorageFull:
     return StorageFull(
         "the pack is larger than one fetch may bring",
-        why=f"git.max_pack_bytes allows {limit} bytes",
-        remedy="raise git.max_pack_bytes if this repository is really meant to be mirrored",
+        why=f"git.max_pack allows {limit} bytes",
+        remedy="raise git.max_pack if this repository is really meant to be mirrored",
         code="MS-S413",
     )

@@ -134,7 +134,9 @@ def use() -> Response:
     """Show what to type to use the mirrors."""
     example = backend().list_status(MirrorFilter(), limit=1)["items"]
     name = example[0]["name"] if example else "github.com/acme/model"
-    return _page("use.html", base=public_base(), name=name, host=name.partition("/")[0])
+    scheme = example[0]["upstream"].partition("://")[0] if example else "https"
+    host = name.partition("/")[0]
+    return _page("use.html", base=public_base(), name=name, host=host, scheme=scheme, upstream=f"{scheme}://{host}")
 
 
 @pages.get("/errors")

@@ -106,6 +106,9 @@ CODES: Mapping[str, Explanation] = {
     "MS-C004": Explanation(
         _n("A file that holds a secret cannot be used."), _n("Check that it exists and has mode 0600.")
     ),
+    "MS-C005": Explanation(
+        _n("The address or port to listen on cannot be used."), _n("Choose another port, or end what listens there.")
+    ),
     "MS-D001": Explanation(_n("No worker is running."), _n("Start the service: systemctl start mirror-sync.")),
     "MS-D002": Explanation(
         _n("The database schema is not the one this version needs."), _n("Run mirror-sync db upgrade.")
@@ -130,7 +133,7 @@ CODES: Mapping[str, Explanation] = {
     ),
     "MS-H002": Explanation(
         _n("Upstream rewrote a ref, and this mirror holds forced updates."),
-        _n("Release the ref, or let the mirror follow forced updates."),
+        _n('If the rewrite is meant, let the mirror follow: forced = "follow-and-keep".'),
     ),
     "MS-H003": Explanation(
         _n("The ref's objects do not pass the strict check."),
@@ -142,7 +145,6 @@ CODES: Mapping[str, Explanation] = {
     ),
     "MS-H005": Explanation(_n("The ref waits for LFS objects that are not here yet."), _WAIT),
     "MS-H006": Explanation(_n("The ref waits for another ref that cannot exist beside it."), _WAIT),
-    "MS-H007": Explanation(_n("The ref waits for other refs of the same change."), _WAIT),
     "MS-H008": Explanation(
         _n("Upstream has a ref whose name no client could hold; it is left out."), _n("Rename the ref upstream.")
     ),
@@ -166,7 +168,6 @@ CODES: Mapping[str, Explanation] = {
         _n("An LFS object's bytes do not match its SHA-256 or size."),
         _n("It is fetched again; report it to the owner if it stays."),
     ),
-    "MS-L429": Explanation(_n("The LFS server asked us to wait."), _n("Wait, or add a credential for the host.")),
     "MS-L501": Explanation(_n("The host offers no LFS here."), _n("Check whether LFS is enabled for the repository.")),
     "MS-L509": Explanation(
         _n("The LFS budget of the repository is used up."),
@@ -194,7 +195,9 @@ CODES: Mapping[str, Explanation] = {
     "MS-S507": Explanation(
         _n("Not enough free space above the reserve."), _n("Free space on the volume, or lower storage.reserve.")
     ),
-    "MS-U301": Explanation(_n("Upstream has moved the repository."), _n("The new address is followed and recorded.")),
+    "MS-U301": Explanation(
+        _n("Upstream redirects to another host, which is not followed."), _n("Enrol the repository by its new address.")
+    ),
     "MS-U302": Explanation(
         _n("Upstream redirects to a place that is not followed."), _n("Enrol the repository by its new address.")
     ),
