@@ -33,7 +33,8 @@ class Child:
 
     Leaving its ``with`` block normally waits for the end (unread output is thrown
     away) and raises :class:`GitFailed` for a bad exit status; leaving it by an exception,
-    closing a generator included, kills the child's whole process group.
+    closing a generator included, kills the child's whole process group.  After
+    :meth:`kill` the block may be left as one likes: that end was wanted.
     """
 
     def __init__(
@@ -134,6 +135,9 @@ class Child:
             status = self.wait()
             if issubclass(kind, (BrokenPipeError, EOFError)) and not self.timed_out and status > 0:
                 raise self.failure(status) from error
+            return
+        if self._killed and not self.timed_out:
+            self.wait()
             return
         stdin = self._process.stdin
         if stdin is not None and not stdin.closed:

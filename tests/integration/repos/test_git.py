@@ -253,6 +253,14 @@ def test_a_stream_has_a_deadline(repository, fake, tmp_path):
     wait_for(lambda: not alive(marker))
 
 
+def test_killing_on_purpose_is_no_failure(repository, fake, tmp_path):
+    marker = grandchildren(fake, tmp_path)
+    with Git(repository).stream(["x"]) as child:
+        wait_for(marker.exists)
+        child.kill()
+    wait_for(lambda: not alive(marker))
+
+
 def test_asking_and_answering(repository):
     git = Git(repository)
     oid = git.run(["hash-object", "-w", "--stdin"], stdin=b"hello\n").strip()

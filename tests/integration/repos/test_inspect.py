@@ -272,9 +272,36 @@ def test_a_pack_is_checked_once(mirror):
     record = json.loads(records[0].read_bytes())
     record["texts"]["hasDotgit"] = "as recorded"
     records[0].write_text(json.dumps(record))
+    verdicts = mirror.repository.layout.stage / "checks" / "verdicts.json"
+    verdicts.unlink()
     assert first.bad != mirror.inspect(tip).bad == {tip: "hasDotgit: as recorded"}
     records[0].write_bytes(b"{}")
+    verdicts.write_bytes(b"torn")
     assert mirror.inspect(tip).bad == first.bad
+
+
+def test_a_verdict_stands_while_nothing_changes(mirror, monkeypatch):
+    good = mirror.commit()
+    bad = mirror.commit(tree=malicious_trees(mirror)["hasDotgit"], parents=[good])
+    cut = mirror.commit(parents=[mirror.commit("absent")])
+    mirror.stage(good, bad)
+    mirror.stage(cut, haves=mirror.history.git("rev-parse", f"{cut}^").decode().split())
+    first = mirror.inspect(good, bad, cut)
+    assert set(first.bad) == {bad, cut}
+
+    def never(*args, **more):
+        raise AssertionError("judged again")
+
+    monkeypatch.setattr("mirror_sync.repos.inspect.tainted", never)
+    assert mirror.inspect(bad, cut).bad == first.bad
+    assert mirror.inspect(good, bad, cut).bad == first.bad
+    later = mirror.commit(parents=[good])
+    mirror.stage(later, haves=[good])
+    assert set(mirror.inspect(later, bad).bad) == {bad}
+    monkeypatch.undo()
+    mirror.stage(mirror.history.git("rev-parse", f"{cut}^").decode().strip())
+    assert set(mirror.inspect(later, bad, cut).bad) == {bad}
+    assert mirror.inspect(bad, cut, relaxed=["hasDotgit"]).bad == {}
 
 
 def test_many_tips_are_one_walk(mirror):

@@ -228,7 +228,7 @@ def test_stock_git_asks_for_what_is_new_only(mirror, upstream):
 
 def test_stock_git_is_bounded(mirror, upstream):
     repo = upstream.create("acme/model")
-    tip = repo.commit({"big": os.urandom(24_000_000)})
+    tip = repo.commit({"big": os.urandom(8_000_000)})
     with mirror.repository.lock(), pytest.raises(StorageFull):
         mirror.repository.stage_from_git(GitAccess(repo.url, {}), [GitOid(tip)], max_bytes=1_000_000)
     assert files_in(mirror) == []
