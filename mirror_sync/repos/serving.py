@@ -154,6 +154,8 @@ class PackStream(Iterator[bytes]):
             self._finish(answered=True)
             raise StopIteration
         self._handed_at = time.monotonic()
+        if self._turn is not None:
+            self._turn.handed_at = self._handed_at
         return piece
 
     def close(self) -> None:
@@ -177,6 +179,8 @@ class PackStream(Iterator[bytes]):
         if self._handed_at:
             self._client_seconds += began - self._handed_at
             self._yield_turn()
+        if self._turn is not None:
+            self._turn.handed_at = 0.0
         piece = os.read(self._child.stdout.fileno(), PIECE_BYTES)
         self._git_seconds += time.monotonic() - began
         return piece

@@ -37,6 +37,7 @@ from mirror_sync.testing.state import MemoryState
 from tests.support.daemon import free_port
 
 SECRET = "It's a Secret to Everybody"
+MAX_PACKS = 8
 
 
 @dataclass
@@ -111,7 +112,7 @@ def world_settings(root: Path, *, port: int = 0, **changes: Any) -> Settings:
         server=ServerSettings(listen_port=port),
         storage=StorageSettings(root / "git", root / "lfs", root / "run", reserve_bytes=0),
         webhooks=WebhookSettings((SecretFile("webhooks.secret_file", secret),)),
-        serve=ServeSettings(max_streams=8, max_packs=8, threads=12),
+        serve=ServeSettings(max_streams=8, max_packs=MAX_PACKS, threads=12),
     )
     return replace(settings, **changes)
 
@@ -186,9 +187,9 @@ def make_world(root: Path, mirrors: dict[str, MirrorSpec], **changes: Any) -> Wo
     return World(world_settings(root, **changes), mirrors)
 
 
-def write_world(root: Path, mirrors: dict[str, MirrorSpec], *, port: int) -> None:
+def write_world(root: Path, mirrors: dict[str, MirrorSpec], *, port: int, max_packs: int = MAX_PACKS) -> None:
     """Leave a world for another process to serve."""
-    document = {"port": port, "mirrors": {name: asdict(spec) for name, spec in mirrors.items()}}
+    document = {"port": port, "max_packs": max_packs, "mirrors": {name: asdict(spec) for name, spec in mirrors.items()}}
     (root / "world.json").write_text(json.dumps(document))
 
 
@@ -196,12 +197,17 @@ class Served:
     """A world served by the product's own server in a process of its own."""
 
     def __init__(
-        self, root: Path, mirrors: dict[str, MirrorSpec], *, environment: dict[str, str] | None = None
+        self,
+        root: Path,
+        mirrors: dict[str, MirrorSpec],
+        *,
+        environment: dict[str, str] | None = None,
+        max_packs: int = MAX_PACKS,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = root / "server.log"
-        write_world(root, mirrors, port=self.port)
+        write_world(root, mirrors, port=self.port, max_packs=max_packs)
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.web_world", str(root)],
@@ -265,6 +271,7 @@ def main() -> None:
     root = Path(sys.argv[1])
     document = json.loads((root / "world.json").read_text())
     settings = world_settings(root, port=document["port"])
+    settings = replace(settings, serve=replace(settings.serve, max_packs=document["max_packs"]))
     mirrors = {name: MirrorSpec(**spec) for name, spec in document["mirrors"].items()}
     configure_logs(settings)
     serve(lambda: World(settings, mirrors), settings, graceful_seconds=10)

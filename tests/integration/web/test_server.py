@@ -308,6 +308,26 @@ def test_slow_readers_leave_room_for_everything_else(served: Served) -> None:
     assert _until(lambda: get(served, f"/{NAME}/info/refs?service=git-upload-pack")[0] == 200)
 
 
+def test_stuck_readers_do_not_keep_others_from_cloning(tmp_path: Path, source: UpstreamRepo, big: UpstreamRepo) -> None:
+    mirrors = {BIG: MirrorSpec(repository=str(big.path)), NAME: MirrorSpec(repository=str(source.path))}
+    with Served(tmp_path, mirrors, max_packs=2) as served:
+        body = _want(served, BIG)
+        stuck = []
+        for _ in range(3):  # one more than may compute at once
+            connection = served.connect()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.sendall(_head(BIG, f"Content-Length: {len(body)}") + body)
+            stuck.append(connection)
+        assert stuck[0].recv(100)
+        assert stuck[1].recv(100)
+        began = time.monotonic()
+        done = git("clone", "-q", "--bare", f"{served.url}/{NAME}", str(tmp_path / "clone"))
+        assert done.returncode == 0, done.stderr
+        assert time.monotonic() - began < 40.0
+        for connection in stuck:
+            connection.close()
+
+
 def _deliver(served: Served, body: bytes) -> int:
     import hmac
     import uuid

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
 from mirror_sync.errors import Overloaded
+from mirror_sync.repos import turns as turns_module
 from mirror_sync.repos.turns import Turns
 
 
@@ -92,3 +94,30 @@ def test_never_more_at_once_than_allowed() -> None:
         thread.join(60)
     assert most <= 3
     assert (turns._taken, len(turns._line)) == (0, 0)
+
+
+def test_who_only_waits_for_a_client_loses_the_turn_to_those_in_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns_module, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(turns_module, "LOOK_EVERY_SECONDS", 0.02)
+    turns = Turns(2, wait_seconds=5.0)
+    stuck, busy = turns.take(), turns.take()
+    stuck.handed_at = time.monotonic()
+    began = time.monotonic()
+    third = turns.take()
+    assert 0.04 < time.monotonic() - began < 2.0
+    stuck.end()  # too late: it is no longer its own
+    assert turns._taken == 2
+    busy.end()
+    third.end()
+    assert turns._taken == 0
+
+
+def test_nobody_in_line_means_nobody_loses_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns_module, "IDLE_SECONDS", 0.0)
+    turns = Turns(1, wait_seconds=0.05)
+    working = turns.take()
+    with pytest.raises(Overloaded):
+        turns.take()
+    assert turns._taken == 1
+    working.end()
+    assert turns._taken == 0
