@@ -77,18 +77,22 @@ def maintain(
     try:
         with repository.lock():
             repository.recover()
+            now = clock.now()
             before = state.kept_tips(lease.mirror.id)
-            kept = state.drop_kept(lease, expired_before=clock.now())
+            kept = [tip for tip in before if tip.expires_at > now]
             repository.protect(kept)
             old = lease.mirror.maintained_at
             expired = len(kept) < len(before)
-            full = old is None or expired or clock.now() - old > FULL_EVERY_SECONDS
+            full = old is None or expired or now - old > FULL_EVERY_SECONDS
             size = repository.maintain(full=full, stop=stop)
             done = not stop.is_set()
             if expired and done and repository.stage_is_empty():
                 tips = sorted({*repository.published().snapshot.tips.values(), *(tip.oid for tip in kept)})
                 blobs = frozenset(found.blob for found in repository.scan_pointers(tips, scanned=()))
                 state.replace_references(lease, blobs)
+            if expired and done:
+                # Last: as long as they are told of, a run that is killed or stopped is done again.
+                state.drop_kept(lease, expired_before=now)
     except LeaseLost:
         telemetry.event("maintenance_lost_lease", mirror=lease.mirror.name)
         return

@@ -79,7 +79,8 @@ def publish(
         view=view,
         expected_view=run.view,
         snapshot=RefSnapshot(dict(tips), head),
-        kept=world.state.kept_tips(run.mirror.id),
+        # maintenance may have let the objects of expired ones go before it could say so
+        kept=[tip for tip in world.state.kept_tips(run.mirror.id) if tip.expires_at > now],
     )
     published = world.repository.publish(request, confirm=lambda: world.state.confirm(run.lease))
     world.state.settle_intent(run.lease, run.run_id, published=True)

@@ -29,9 +29,12 @@ def sweep_objects(
 
     def settle() -> int:
         gone = 0
-        for oid in sorted(state.lfs_unreferenced(candidates)):
+        unreferenced = sorted(state.lfs_unreferenced(candidates))
+        # Told first: an object that is told of and not here would never be fetched again,
+        # one that is here and not told of is found when it is wanted.
+        state.lfs_lost(unreferenced)
+        for oid in unreferenced:
             if objects.evict_stale(oid, older_than=before):
-                state.lfs_lost([oid])
                 gone += 1
         candidates.clear()
         return gone

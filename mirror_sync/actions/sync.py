@@ -28,7 +28,7 @@ from mirror_sync.domain.refs import (
     diff,
     guard,
 )
-from mirror_sync.domain.runs import Lease, RunReport, Step
+from mirror_sync.domain.runs import Lease, Outcome, RunReport, Step
 from mirror_sync.errors import MirrorSyncError, RepositoryDamaged, UpstreamInvalid
 from mirror_sync.ports import FetchRequest
 
@@ -77,7 +77,9 @@ def timed(run: Run, step: Step, detail: str = "") -> Iterator[None]:
 def observe(run: Run) -> Observation | None:
     """Take a dated ref snapshot; ``None`` when upstream says exactly what is already served."""
     mirror = run.mirror
-    settled = mirror.view > 0 and mirror.view == run.world.repository.current_view()
+    died = mirror.last_run is not None and mirror.last_run.outcome is Outcome.ABANDONED
+    # after a run that died there is something to tidy up, even when all it had to do was done
+    settled = not died and mirror.view > 0 and mirror.view == run.world.repository.current_view()
     known = mirror.confirmed_digest if settled else ""
     began = run.world.clock.monotonic()
     run.observed_at = run.world.clock.now()
