@@ -20,8 +20,10 @@ from typing import Self
 
 import pytest
 
-from tests.support.daemon import free_port
+from tests.support.daemon import Daemon, free_port
 from tests.support.manager import Manager
+from tests.support.tools import require
+from tests.support.upstream import GitUpstream
 
 ROOT = Path(__file__).resolve().parents[2]
 EXEC_WITH_SOCKET = """
@@ -291,3 +293,49 @@ def test_secrets_come_from_systemd_and_are_read_anew(service: Service, manager: 
     store(b"second-secret-of-many-bytes")
     assert deliver(b"second-secret-of-many-bytes") < 300
     assert deliver(b"first-secret-of-many-bytes") in {401, 403}
+
+
+FORBIDDEN_FOR_ROOT_ONLY = {"fchown"}
+"""SQLite gives new files their database's owner, but only when it runs as root."""
+
+
+def system_calls(group: str) -> set[str]:
+    listing = subprocess.run(
+        [require("systemd-analyze"), "syscall-filter", group], capture_output=True, text=True, check=True
+    )
+    found: set[str] = set()
+    for line in map(str.strip, listing.stdout.splitlines()[1:]):
+        if line.startswith("@"):
+            found |= system_calls(line)
+        elif line and not line.startswith("#"):
+            found.add(line)
+    return found
+
+
+def test_what_the_units_forbid_is_never_called(tmp_path: Path) -> None:
+    """A sync with LFS and a clone, under the eyes of strace: nothing outside SystemCallFilter=."""
+    unit = (ROOT / "systemd" / "mirror-sync.service").read_text()
+    assert "SystemCallFilter=@system-service\nSystemCallFilter=~@privileged @resources\n" in unit
+    allowed = system_calls("@system-service") - system_calls("@privileged") - system_calls("@resources")
+    forbidden = sorted(system_calls("@known") - allowed - FORBIDDEN_FOR_ROOT_ONLY)
+    seen = tmp_path / "seen"
+    watch = [require("strace"), "-f", "-qq", "--seccomp-bpf", "-e", "signal=none", "-o", str(seen)]
+    command = [*watch, "-e", "trace=" + ",".join(f"?{name}" for name in forbidden), sys.executable, "-m", "mirror_sync"]
+    with (
+        GitUpstream(tmp_path / "upstream") as upstream,
+        Daemon(tmp_path / "mirror", command=[*command, "quickstart"]) as daemon,
+    ):
+        repo = upstream.create("acme/model")
+        repo.commit({"README": "hello"}, lfs={"weights.bin": os.urandom(200_000)})
+        daemon.start(repo.url)
+        name = daemon.name(repo.url)
+        daemon.published(name)
+        daemon.clone(name, tmp_path / "work")
+        strace, quickstart = daemon.family()[:-3:-1]
+        os.kill(quickstart, signal.SIGTERM)  # strace itself blocks signals and ends with it
+        assert daemon.process is not None
+        assert (daemon.process.pid, daemon.process.wait(timeout=60)) == (strace, 0)
+        daemon.process = None
+    assert {
+        line.split(maxsplit=1)[1].partition("(")[0] for line in seen.read_text().splitlines() if "(" in line
+    } == set()

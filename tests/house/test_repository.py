@@ -13,6 +13,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.support.tools import require
+
 ROOT = Path(__file__).resolve().parents[2]
 
 # put together here, so that this file does not name them
@@ -103,18 +105,14 @@ def test_scripts_are_plain_shell(script: str) -> None:
 
 
 def test_make_alone_prints_help() -> None:
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed: apt-get install make")
-    done = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([require("make")], cwd=ROOT, capture_output=True, text=True, check=True)
     for target in ("run", "test", "check", "prove", "bench", "lock"):
         assert re.search(rf"^  {target} ", done.stdout, re.MULTILINE), done.stdout
 
 
 def test_make_run_passes_everything_on() -> None:
-    if shutil.which("make") is None:
-        pytest.skip("make is not installed: apt-get install make")
     done = subprocess.run(
-        ["make", "-n", "run", "UPSTREAM=https://a/b https://c/d", "PORT=9000", "DIR=/srv/my mirror"],
+        [require("make"), "-n", "run", "UPSTREAM=https://a/b https://c/d", "PORT=9000", "DIR=/srv/my mirror"],
         cwd=ROOT,
         capture_output=True,
         text=True,

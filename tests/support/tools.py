@@ -10,6 +10,7 @@ PACKAGES = {
     "chromium": "chromium",
     "git-lfs": "git-lfs",
     "jgit": "jgit-cli",
+    "make": "make",
     "node": "nodejs",
     "npm": "npm",
     "strace": "strace",
