@@ -603,7 +603,12 @@ class StateStore(Protocol):
     def lfs_failed(
         self, mirror_id: MirrorId, oid: LfsOid, *, code: str, message: str, known_missing: bool, retry_at: float
     ) -> None:
-        """Record that fetching one object for a mirror failed, and when to try again."""
+        """Record that fetching one object for a mirror failed, and when to try again.
+
+        An object that upstream said it lacks stays known missing, with that reason, through
+        failures of another kind; it ends when the object arrives.  One that is here already
+        is left alone.
+        """
 
     def claim_lfs(self, worker: str, *, limit: int, lease_seconds: float) -> list[LfsJob]:
         """Take up to ``limit`` wanted objects of one mirror whose time has come, known-missing ones last."""
@@ -621,7 +626,11 @@ class StateStore(Protocol):
         """Return those of ``oids`` that no mirror refers to."""
 
     def replace_references(self, lease: Lease, blobs: frozenset[GitOid]) -> None:
-        """Keep only these pointer blobs in a mirror's index, after expired history is gone."""
+        """Keep only these pointer blobs in a mirror's index, after expired history is gone.
+
+        The scanned tips are forgotten, since that history may come back; :meth:`add_scan`
+        stores those that were scanned for this.
+        """
 
     # -- webhooks
     def accept_delivery(self, delivery: Delivery) -> bool:

@@ -199,28 +199,22 @@ class Lfs(Database):
             before = connection.execute(select(wants.c.status).where(*this).with_for_update()).scalar()
             if before is None or before == PRESENT:
                 return
-            after = KNOWN_MISSING if known_missing else WANTED
-            connection.execute(
-                update(wants)
-                .where(*this)
-                .values(
-                    status=after,
-                    attempts=wants.c.attempts + 1,
-                    retry_at=retry_at,
-                    leased_until=0.0,
-                    leased_by="",
-                    code=code,
-                    message=printable(message),
-                )
-            )
+            values: dict[str, Any] = {
+                "attempts": wants.c.attempts + 1,
+                "retry_at": retry_at,
+                "leased_until": 0.0,
+                "leased_by": "",
+            }
+            newly = known_missing and before == WANTED
+            if known_missing or before == WANTED:  # a broken line says nothing of what upstream lacks
+                values |= {
+                    "status": KNOWN_MISSING if known_missing else WANTED,
+                    "code": code,
+                    "message": printable(message),
+                }
+            connection.execute(update(wants).where(*this).values(values))
             changes = _Changes()
-            changes.add(
-                mirror_id,
-                present=0,
-                size=0,
-                known_missing=(after == KNOWN_MISSING) - (before == KNOWN_MISSING),
-                due_at=retry_at,
-            )
+            changes.add(mirror_id, present=0, size=0, known_missing=int(newly), due_at=retry_at)
             changes.write(connection)
 
     # -- the queue

@@ -61,8 +61,9 @@ class MemoryLfs(MemoryRows):
             if wanted is None or wanted.present:
                 return
             wanted.attempts += 1
-            wanted.code, wanted.message, wanted.known_missing = code, message, known_missing
             wanted.retry_at, wanted.leased_until = retry_at, 0.0
+            if known_missing or not wanted.known_missing:
+                wanted.code, wanted.message, wanted.known_missing = code, message, known_missing
 
     def claim_lfs(self, worker: str, *, limit: int, lease_seconds: float) -> list[LfsJob]:
         with self._lock:

@@ -936,9 +936,9 @@ class StateContract:
         assert state.lfs_missing(mirror_id) == missing
         assert state.lfs_missing(mirror_id, limit=1) == missing[:1]
         assert state.lfs_missing(mirror_id, after=lfs_oid(1)) == missing[1:]
-        state.lfs_failed(mirror_id, lfs_oid(2), known_missing=False, **fail)
-        assert self.counts(state, lease)[3] == 0
-        state.lfs_failed(mirror_id, lfs_oid(2), known_missing=True, **fail)
+        state.lfs_failed(mirror_id, lfs_oid(2), known_missing=False, **fail | {"code": "MS-U503", "message": "m"})
+        assert self.counts(state, lease)[3] == 1, "a broken line says nothing of what upstream lacks"
+        assert state.lfs_missing(mirror_id) == missing
         state.lfs_arrived([lfs_oid(2)])
         assert self.counts(state, lease) == (3, 1, 2, 0, 30, 10)
         state.lfs_failed(mirror_id, lfs_oid(2), known_missing=True, **fail)
