@@ -1,4 +1,4 @@
-"""The known-pointer index, and the queue of LFS objects that mirrors want.
+"""The queue of LFS objects that mirrors want, and what became of them.
 
 Rows are always locked in this order: LFS objects by oid, references, mirrors by
 number.  That way a transfer that arrived for many mirrors never waits in a circle
@@ -9,150 +9,35 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import Connection, Double, Select, bindparam, case, cast, delete, func, literal_column, select, update
 
-from mirror_sync.domain.names import GitOid, LfsOid, printable
-from mirror_sync.domain.pointers import Pointer, PointerBlob
-from mirror_sync.domain.runs import Lease, LfsJob, MirrorId
-from mirror_sync.state.database import AnyRow, Database, mirrors
-from mirror_sync.state.journal import pack_tips, unpack_tips
-from mirror_sync.state.models import (
-    KNOWN_MISSING,
-    PRESENT,
-    WANTED,
-    LfsObject,
-    MirrorLfs,
-    PointerRow,
-    ScannedTips,
-    table,
-)
-
-T = TypeVar("T")
+from mirror_sync.domain.names import LfsOid, printable
+from mirror_sync.domain.pointers import Pointer
+from mirror_sync.domain.runs import LfsJob, MirrorId
+from mirror_sync.state.database import AnyRow, mirrors
+from mirror_sync.state.models import KNOWN_MISSING, PRESENT, WANTED
+from mirror_sync.state.pointers import AT_ONCE, Pointers, objects, pieces, wants
 
 m = mirrors.c
-pointers = table(PointerRow)
-scans = table(ScannedTips)
-objects = table(LfsObject)
-wants = table(MirrorLfs)
 
 TURNS = 64
 """Mirrors looked at in one claim whose time turned out not to have come."""
-
-AT_ONCE = 500
-"""Ids named in one statement."""
-
-POINTERS_AT_ONCE = 5000
-"""Pointers stored in one transaction, so that a first scan holds up nobody."""
 
 NOT_HERE = literal_column("mirror_lfs.status") != literal_column("0")
 """As literals: the planner must see that the partial indices cover it."""
 
 
-class Lfs(Database):
-    """Which LFS objects each mirror refers to, which are here, and which to fetch next."""
-
-    def known_pointers(self, mirror_id: MirrorId) -> dict[GitOid, Pointer]:
-        """Implement :meth:`mirror_sync.ports.StateStore.known_pointers`."""
-        query = select(pointers.c.blob, pointers.c.oid, pointers.c.size).where(pointers.c.mirror_id == mirror_id)
-        with self._read() as connection:
-            return {blob: Pointer(oid, size) for blob, oid, size in connection.execute(query)}
-
-    def scanned_tips(self, mirror_id: MirrorId) -> frozenset[GitOid]:
-        """Implement :meth:`mirror_sync.ports.StateStore.scanned_tips`."""
-        with self._read() as connection:
-            stored = connection.execute(select(scans.c.tips).where(scans.c.mirror_id == mirror_id)).scalar()
-        return unpack_tips(stored or b"")
-
-    def add_scan(self, lease: Lease, found: Sequence[PointerBlob], *, scanned: frozenset[GitOid] | None) -> None:
-        """Implement :meth:`mirror_sync.ports.StateStore.add_scan`."""
-        for some in _pieces(found, POINTERS_AT_ONCE):
-            with self._write() as connection:
-                self._add_pointers(connection, lease, some)
-        if scanned is None and found:
-            return
-        with self._write() as connection:
-            row = self._fenced(connection, lease)
-            if scanned is not None:
-                self._store_scanned(connection, MirrorId(row.id), scanned)
-
-    def _store_scanned(self, connection: Connection, mirror_id: MirrorId, scanned: frozenset[GitOid]) -> None:
-        put = self._insert(scans).values(mirror_id=mirror_id, tips=pack_tips(scanned))
-        connection.execute(
-            put.on_conflict_do_update(index_elements=[scans.c.mirror_id], set_={"tips": put.excluded.tips})
-        )
-
-    def _add_pointers(self, connection: Connection, lease: Lease, found: Sequence[PointerBlob]) -> None:
-        mirror_id = lease.mirror.id
-        sizes: dict[LfsOid, int] = {}
-        for item in found:
-            sizes.setdefault(item.pointer.oid, item.pointer.size)
-        oids = sorted(sizes)
-        connection.execute(
-            self._insert(objects).on_conflict_do_nothing(), [{"oid": oid, "present": False} for oid in oids]
-        )
-        here: set[LfsOid] = set()
-        known: set[LfsOid] = set()
-        for some in _pieces(oids, AT_ONCE):
-            locked = select(objects.c.oid, objects.c.present).where(objects.c.oid.in_(some))
-            rows = connection.execute(locked.order_by(objects.c.oid).with_for_update()).all()
-            here |= {row.oid for row in rows if row.present}
-            mine = select(wants.c.oid).where(wants.c.mirror_id == mirror_id, wants.c.oid.in_(some))
-            known |= set(connection.execute(mine).scalars())
-        connection.execute(
-            self._insert(pointers).on_conflict_do_nothing(),
-            [
-                {
-                    "mirror_id": mirror_id,
-                    "blob": item.blob,
-                    "oid": item.pointer.oid,
-                    "size": item.pointer.size,
-                }
-                for item in found
-            ],
-        )
-        row = self._fenced(connection, lease)
-        new = [oid for oid in oids if oid not in known]
-        if not new:
-            return
-        connection.execute(
-            wants.insert(),
-            [
-                {
-                    "mirror_id": mirror_id,
-                    "oid": oid,
-                    "size": sizes[oid],
-                    "status": PRESENT if oid in here else WANTED,
-                    "attempts": 0,
-                    "retry_at": row.now,
-                    "leased_until": 0.0,
-                    "leased_by": "",
-                    "code": "",
-                    "message": "",
-                }
-                for oid in new
-            ],
-        )
-        wanted = any(oid not in here for oid in new)
-        connection.execute(
-            update(mirrors)
-            .where(m.id == mirror_id)
-            .values(
-                lfs_wanted=m.lfs_wanted + len(new),
-                lfs_present=m.lfs_present + sum(oid in here for oid in new),
-                lfs_wanted_bytes=m.lfs_wanted_bytes + sum(sizes[oid] for oid in new),
-                lfs_present_bytes=m.lfs_present_bytes + sum(sizes[oid] for oid in new if oid in here),
-                lfs_due_at=_no_later(row.lfs_due_at, row.now) if wanted else row.lfs_due_at,
-            )
-        )
+class Lfs(Pointers):
+    """Which LFS objects are here, and which to fetch next."""
 
     # -- what arrived, was lost, or failed
     def lfs_arrived(self, oids: Sequence[LfsOid]) -> None:
         """Implement :meth:`mirror_sync.ports.StateStore.lfs_arrived`."""
-        for some in _pieces(sorted(set(oids)), AT_ONCE):
+        for some in pieces(sorted(set(oids)), AT_ONCE):
             with self._write() as connection:
                 self._lock_objects(connection, some, present=True)
                 changes = _Changes()
@@ -169,7 +54,7 @@ class Lfs(Database):
 
     def lfs_lost(self, oids: Sequence[LfsOid]) -> None:
         """Implement :meth:`mirror_sync.ports.StateStore.lfs_lost`."""
-        for some in _pieces(sorted(set(oids)), AT_ONCE):
+        for some in pieces(sorted(set(oids)), AT_ONCE):
             with self._write() as connection:
                 self._lock_objects(connection, some, present=False)
                 changes = _Changes()
@@ -290,7 +175,7 @@ class Lfs(Database):
         """Implement :meth:`mirror_sync.ports.StateStore.lfs_refers`."""
         found: dict[LfsOid, int] = {}
         with self._read() as connection:
-            for some in _pieces(oids, AT_ONCE):
+            for some in pieces(oids, AT_ONCE):
                 query = select(wants.c.oid, wants.c.size).where(wants.c.mirror_id == mirror_id, wants.c.oid.in_(some))
                 found.update((oid, size) for oid, size in connection.execute(query))
         return found
@@ -308,35 +193,10 @@ class Lfs(Database):
         """Implement :meth:`mirror_sync.ports.StateStore.lfs_unreferenced`."""
         left = set(oids)
         with self._read() as connection:
-            for some in _pieces(oids, AT_ONCE):
+            for some in pieces(oids, AT_ONCE):
                 query = select(wants.c.oid).where(wants.c.oid.in_(some)).distinct()
                 left.difference_update(connection.execute(query).scalars())
         return left
-
-    def replace_references(self, lease: Lease, blobs: frozenset[GitOid]) -> None:
-        """Implement :meth:`mirror_sync.ports.StateStore.replace_references`.
-
-        The scanned tips are forgotten too: history that comes back must be scanned again.
-        """
-        mirror_id = lease.mirror.id
-        with self._write() as connection:
-            stored = select(pointers.c.blob, pointers.c.oid).where(pointers.c.mirror_id == mirror_id)
-            rows = connection.execute(stored).all()
-            gone = [row.blob for row in rows if row.blob not in blobs]
-            left = {row.oid for row in rows if row.blob in blobs}
-            lost = sorted({row.oid for row in rows} - left)
-            for some in _pieces(gone, AT_ONCE):
-                connection.execute(delete(pointers).where(pointers.c.mirror_id == mirror_id, pointers.c.blob.in_(some)))
-            for some in _pieces(lost, AT_ONCE):
-                connection.execute(delete(wants).where(wants.c.mirror_id == mirror_id, wants.c.oid.in_(some)))
-            connection.execute(delete(scans).where(scans.c.mirror_id == mirror_id))
-            self._fenced(connection, lease)
-            counts = connection.execute(RECOUNT, {"mirror": mirror_id}).one()
-            connection.execute(
-                update(mirrors)
-                .where(m.id == mirror_id)
-                .values(dict(zip(COUNTED, (int(count) for count in counts), strict=True)))
-            )
 
 
 class _Changes:
@@ -371,15 +231,6 @@ class _Changes:
             connection.execute(CHANGE, values)
 
 
-def _no_later(present: float | None, asked: float) -> float:
-    return asked if present is None else min(present, asked)
-
-
-def _pieces(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
 _DUE = bindparam("due", type_=Double)
 
 CHANGE = (
@@ -394,16 +245,6 @@ CHANGE = (
         ),
     )
 )
-
-COUNTED = ("lfs_wanted", "lfs_present", "lfs_known_missing", "lfs_wanted_bytes", "lfs_present_bytes")
-
-RECOUNT = select(
-    func.count(),
-    func.count().filter(wants.c.status == PRESENT),
-    func.count().filter(wants.c.status == KNOWN_MISSING),
-    func.coalesce(func.sum(wants.c.size), 0),
-    func.coalesce(func.sum(wants.c.size).filter(wants.c.status == PRESENT), 0),
-).where(wants.c.mirror_id == bindparam("mirror"))
 
 LEASE_OBJECT = (
     update(wants)
