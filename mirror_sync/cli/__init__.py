@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its status (``docs/cli.md``)."""
+    """Run one command and exit with its status (``docs/commands.md``)."""
     from mirror_sync.cli.entry import run
 
     sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
