@@ -14,7 +14,7 @@ from mirror_sync.domain.names import RefName, printable, ref_bytes, ref_from_byt
 from mirror_sync.domain.refs import NO_HEAD, ObjectFormat, RefSnapshot
 from mirror_sync.errors import RepositoryDamaged
 from mirror_sync.ports import View
-from mirror_sync.repos.files import remove_tree, sync_directory, write_new
+from mirror_sync.repos.files import make_directories, remove_tree, sync_directory, write_new
 from mirror_sync.repos.layout import Layout, view_number
 from mirror_sync.repos.packed_refs import PackedRefs, parse_packed_refs
 from mirror_sync.repos.store import repository_config
@@ -141,7 +141,7 @@ class Views:
         if not head.startswith("refs/heads/") or refname_fault(head) is not None:
             raise RepositoryDamaged(f"{printable(head)!r} cannot be HEAD's target")
         views = self._layout.views
-        views.mkdir(0o755, exist_ok=True)
+        make_directories(views)
         new = views / f"{_NEW_PREFIX}{number}"
         remove_tree(new)
         remove_tree(self._layout.view(number))
