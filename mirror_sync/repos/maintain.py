@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 
 from mirror_sync.domain.names import GitOid, RefName
+from mirror_sync.domain.refs import ObjectFormat
 from mirror_sync.errors import Interrupted
-from mirror_sync.repos.files import remove_file
+from mirror_sync.repos.files import remove_file, sync_directory, sync_file
 from mirror_sync.repos.git import Git
 from mirror_sync.repos.layout import Layout
 from mirror_sync.repos.packed_refs import OLD_PREFIX, RefLines
+from mirror_sync.repos.repack import repack
 from mirror_sync.repos.stage import Stage, unfinished_pack_files
 from mirror_sync.repos.store import Store
 from mirror_sync.repos.views import Views
@@ -33,6 +36,7 @@ def maintain(
     stage: Stage,
     git: Git,
     stage_git: Git,
+    object_format: ObjectFormat,
     full: bool,
     now: float,
     stop: threading.Event | None,
@@ -52,29 +56,36 @@ def maintain(
     whole = full or not any((layout.packs / f"{name}.bitmap").exists() for name in packs)
     try:
         if whole:
-            _repack_whole(layout, store=store, stage=stage, git=git, stage_git=stage_git, stop=stop)
+            _protect_views(layout, store=store)
+            borrowed = [] if stage.is_empty() else ["--keep-unreachable"]
+            options = ["-a", "-d", "-b", "-q", "-n", *borrowed]
+            repack(options, layout=layout, object_format=object_format, git=git, config=_CONFIG, stop=stop)
+            if borrowed:
+                # What the store has by now need not lie in the stage as well.
+                stage_git.run(
+                    ["repack", "-a", "-d", "-l", "-k", "-q", "-n"],
+                    config={**_CONFIG, "repack.writeBitmaps": "false"},
+                    stop=stop,
+                )
         elif len(packs) >= PACKS_WORTH_JOINING:
-            geometric = ["repack", "--geometric=2", "-d", "-q", "-n", "--write-midx", "--write-bitmap-index"]
-            git.run(geometric, config=_CONFIG, stop=stop)
+            geometric = ["--geometric=2", "-d", "-q", "-n", "--write-midx", "--write-bitmap-index"]
+            repack(geometric, layout=layout, object_format=object_format, git=git, config=_CONFIG, stop=stop)
         split = "--split=replace" if whole else "--split"
         git.run(["commit-graph", "write", "--reachable", "--no-progress", split], config=_CONFIG, stop=stop)
+        _sync_graphs(layout.store_objects / "info")
     except Interrupted:
         for path in unfinished_pack_files(layout.store_objects):
             remove_file(path)
 
 
-def _repack_whole(
-    layout: Layout, *, store: Store, stage: Stage, git: Git, stage_git: Git, stop: threading.Event | None
-) -> None:
-    _protect_views(layout, store=store)
-    if stage.is_empty():
-        git.run(["repack", "-a", "-d", "-b", "-q", "-n"], config=_CONFIG, stop=stop)
-        return
-    git.run(["repack", "-a", "-d", "-b", "-q", "-n", "--keep-unreachable"], config=_CONFIG, stop=stop)
-    # What the store has by now need not lie in the stage as well.
-    stage_git.run(
-        ["repack", "-a", "-d", "-l", "-k", "-q", "-n"], config={**_CONFIG, "repack.writeBitmaps": "false"}, stop=stop
-    )
+def _sync_graphs(info: Path) -> None:
+    """Make the commit-graph durable, which git leaves to us in part; without it all is slower and nothing wrong."""
+    graphs = info / "commit-graphs"
+    chain = graphs / "commit-graph-chain"
+    if chain.is_file():
+        sync_file(chain)
+        sync_directory(graphs)
+    sync_directory(info)
 
 
 def _protect_views(layout: Layout, *, store: Store) -> None:

@@ -182,6 +182,7 @@ class Repository:
                 stage=self._stage,
                 git=self._git,
                 stage_git=self._stage_git,
+                object_format=self._object_format,
                 full=full,
                 now=self._clock.now(),
                 stop=stop,
