@@ -189,7 +189,8 @@ class Gate:
             code, count, sample = ("MS-H004", len(known), known[0]) if known else ("MS-H005", len(lacking), lacking[0])
             path = next((need.path for need in self._tip_needs(name) if need.pointer.oid == sample.oid), "")
             said = self.absent.get(sample.oid, ("", "not fetched yet"))[1]
-            run.hold(name, code, f"{count} LFS objects are not here; {printable(path)} ({sample.oid[:12]}): {said}")
+            lack = "1 LFS object is not here" if count == 1 else f"{count} LFS objects are not here"
+            run.hold(name, code, f"{lack}; {printable(path)} ({sample.oid[:12]}): {said}")
 
 
 KNOWN_MISSING = frozenset({"MS-L404", "MS-L410"})

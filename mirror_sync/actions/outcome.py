@@ -38,7 +38,8 @@ def record(run: Run, guard: GuardState, *, observation: Observation | None = Non
         outcome = Outcome.HELD
         first = next(iter(run.holds.values()))
         code = first.code
-        message = f"{len(run.holds)} refs held; {first.reason}"
+        held = len(run.holds)
+        message = f"{held} {'ref' if held == 1 else 'refs'} held; {first.reason}"
     elif run.ref_updates or (observation is not None and run.view != run.mirror.view):
         outcome = Outcome.PUBLISHED
         message = f"{run.ref_updates} refs"

@@ -214,7 +214,8 @@ def _clients(mirror: Mirror) -> str:
     if mirror.published_at is None:
         return "git clone is refused with a reason until the first publish"
     if mirror.held_refs:
-        return f"clone works; {mirror.held_refs} refs stay at what was served before"
+        stay = "1 ref stays" if mirror.held_refs == 1 else f"{mirror.held_refs} refs stay"
+        return f"clone works; {stay} at what was served before"
     return "clone works and gets what was confirmed"
 
 
