@@ -82,7 +82,9 @@ def main() -> int:
                     git("--git-dir", str(place), "config", key, "true")
                 upstream.adopt(name)
                 names[name] = place
-            daemon.start()
+            tiny = upstream.create("real/seed")
+            tiny.commit({"README": "names the host as trusted"})
+            daemon.start(tiny.url)
             for name, place in names.items():
                 results.append(mirror(daemon, upstream.url(name), place, work))
                 print(json.dumps(asdict(results[-1])), file=sys.stderr, flush=True)

@@ -27,6 +27,7 @@ from mirror_sync.errors import StorageForeign
 from mirror_sync.ports import (
     GitRepositories,
     GitRepository,
+    Keep,
     MirrorFilter,
     ObjectStore,
     Serving,
@@ -64,7 +65,9 @@ class App:
         from mirror_sync.state import SqlState
 
         password = self.settings.database.password_file
-        return SqlState(self.settings.database.url, clock=self.clock, password=password.read if password else lambda: None)
+        return SqlState(
+            self.settings.database.url, clock=self.clock, password=password.read if password else lambda: None
+        )
 
     @cached_property
     def waker(self) -> Waker:
@@ -333,22 +336,30 @@ class App:
             stop=stop,
         )
 
-    def maintain_one(self, worker: str, *, stop: threading.Event) -> bool:
-        """Maintain one mirror that needs it; ``False`` when none does."""
+    def maintain_one(self, worker: str, *, keep: Keep) -> bool:
+        """Maintain one mirror that needs it, its lease kept meanwhile; ``False`` when none does."""
         return maintain.maintain_one(
             worker,
             state=self.state,
             open_repository=self.repository,
             clock=self.clock,
             telemetry=self.telemetry,
-            stop=stop,
+            keep=keep,
+            lease_seconds=self.settings.workers.lease_seconds,
         )
 
-    def remove_one(self, worker: str) -> bool:
+    def remove_one(self, worker: str, *, keep: Keep) -> bool:
         """Delete one mirror whose time of removal has come; ``False`` when there is none."""
-        return sweep.remove_one(worker, state=self.state, open_repository=self.repository, telemetry=self.telemetry)
+        return sweep.remove_one(
+            worker,
+            state=self.state,
+            open_repository=self.repository,
+            telemetry=self.telemetry,
+            keep=keep,
+            lease_seconds=self.settings.workers.lease_seconds,
+        )
 
-    def sweep(self, worker: str, *, stop: threading.Event) -> None:
+    def sweep(self, worker: str, *, keep: Keep, stop: threading.Event) -> None:
         """Drop expired kept tips, unreferenced LFS objects, stale incompletes and old records."""
         maintain.expire_kept(
             worker,
@@ -356,6 +367,8 @@ class App:
             open_repository=self.repository,
             clock=self.clock,
             telemetry=self.telemetry,
+            keep=keep,
+            lease_seconds=self.settings.workers.lease_seconds,
             stop=stop,
         )
         sweep.sweep_objects(

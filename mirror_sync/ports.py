@@ -300,9 +300,7 @@ class GitRepository(Protocol):
     def scan_pointers(self, tips: Sequence[GitOid], *, scanned: Sequence[GitOid]) -> Iterator[PointerBlob]:
         """Yield every pointer blob reachable from ``tips`` and not from ``scanned`` (stage included)."""
 
-    def tip_needs(
-        self, tips: Sequence[GitOid], known: Mapping[GitOid, Pointer]
-    ) -> dict[GitOid, list[TipNeed]]:
+    def tip_needs(self, tips: Sequence[GitOid], known: Mapping[GitOid, Pointer]) -> dict[GitOid, list[TipNeed]]:
         """Return the LFS objects that a checkout of each tip needs: paths whose attributes say ``filter=lfs``.
 
         ``known`` is the mirror's known-pointer index by blob id.  One path stands for
@@ -673,6 +671,10 @@ class StateStore(Protocol):
 
     def close(self) -> None:
         """Close every connection."""
+
+
+Keep = Callable[[Lease], AbstractContextManager[threading.Event]]
+"""Renews a lease while its context lasts; the event is set when the lease is lost or the process stops."""
 
 
 # ---------------------------------------------------------------- telemetry

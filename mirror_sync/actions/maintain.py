@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 from mirror_sync.domain.runs import Lease
 from mirror_sync.errors import LeaseLost
-from mirror_sync.ports import Clock, GitRepository, StateStore, Telemetry
+from mirror_sync.ports import Clock, GitRepository, Keep, StateStore, Telemetry
 
-LEASE_SECONDS = 3600.0
 PUBLISHES = 20
 """So many publishes since the last maintenance make a mirror worth repacking at once."""
 
@@ -26,16 +25,18 @@ def maintain_one(
     open_repository: Callable[[Lease], GitRepository],
     clock: Clock,
     telemetry: Telemetry,
-    stop: threading.Event,
+    keep: Keep,
+    lease_seconds: float,
 ) -> bool:
     """Maintain one mirror that needs it; ``False`` when none does."""
     now = clock.now()
     lease = state.claim_maintenance(
-        worker, lease_seconds=LEASE_SECONDS, publishes=PUBLISHES, before=now - QUIET_SECONDS
+        worker, lease_seconds=lease_seconds, publishes=PUBLISHES, before=now - QUIET_SECONDS
     )
     if lease is None:
         return False
-    maintain(lease, state=state, repository=open_repository(lease), clock=clock, telemetry=telemetry, stop=stop)
+    with keep(lease) as stop:
+        maintain(lease, state=state, repository=open_repository(lease), clock=clock, telemetry=telemetry, stop=stop)
     return True
 
 
@@ -46,6 +47,8 @@ def expire_kept(
     open_repository: Callable[[Lease], GitRepository],
     clock: Clock,
     telemetry: Telemetry,
+    keep: Keep,
+    lease_seconds: float,
     stop: threading.Event,
 ) -> int:
     """Drop kept tips whose time is over, with the objects only they needed; return how many mirrors changed."""
@@ -53,10 +56,13 @@ def expire_kept(
     for mirror_id in state.expired_kept(now=clock.now()):
         if stop.is_set():
             break
-        lease = state.claim_mirror(mirror_id, worker, lease_seconds=LEASE_SECONDS, purpose="maintenance")
+        lease = state.claim_mirror(mirror_id, worker, lease_seconds=lease_seconds, purpose="maintenance")
         if lease is None:
             continue
-        maintain(lease, state=state, repository=open_repository(lease), clock=clock, telemetry=telemetry, stop=stop)
+        with keep(lease) as ended:
+            maintain(
+                lease, state=state, repository=open_repository(lease), clock=clock, telemetry=telemetry, stop=ended
+            )
         changed += 1
     return changed
 
@@ -90,6 +96,7 @@ def maintain(
                 tips = sorted({*repository.published().snapshot.tips.values(), *(tip.oid for tip in kept)})
                 blobs = frozenset(found.blob for found in repository.scan_pointers(tips, scanned=()))
                 state.replace_references(lease, blobs)
+                state.add_scan(lease, (), scanned=frozenset(tips))
             if expired and done:
                 # Last: as long as they are told of, a run that is killed or stopped is done again.
                 state.drop_kept(lease, expired_before=now)

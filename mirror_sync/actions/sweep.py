@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 from mirror_sync.domain.names import LfsOid
 from mirror_sync.domain.runs import Lease
-from mirror_sync.ports import Clock, GitRepository, ObjectStore, StateStore, Telemetry
+from mirror_sync.ports import Clock, GitRepository, Keep, ObjectStore, StateStore, Telemetry
 
 INCOMPLETE_GRACE_SECONDS = 7 * 86400.0
 QUESTION_SIZE = 500
-LEASE_SECONDS = 600.0
 
 
 def sweep_objects(
@@ -59,16 +58,18 @@ def remove_one(
     state: StateStore,
     open_repository: Callable[[Lease], GitRepository],
     telemetry: Telemetry,
+    keep: Keep,
+    lease_seconds: float,
 ) -> bool:
     """Delete one mirror whose time of removal has come; ``False`` when there is none.
 
     Files go first and rows last, so that a kill in between only leaves it to be done again.
     """
-    lease = state.claim_removal(worker, lease_seconds=LEASE_SECONDS)
+    lease = state.claim_removal(worker, lease_seconds=lease_seconds)
     if lease is None:
         return False
     repository = open_repository(lease)
-    with repository.lock():
+    with keep(lease), repository.lock():
         state.confirm(lease)
         repository.remove()
     state.forget(lease.mirror.id)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
-from mirror_sync.domain.runs import Outcome
+from mirror_sync.domain.runs import Lease, Outcome
 from mirror_sync.worker.edge import Edge
 from mirror_sync.worker.leases import RENEWALS_PER_LEASE, Leases, Running
 from mirror_sync.worker.notify import Notifier
@@ -43,6 +44,7 @@ class Worker:
         self._edge = Edge(app.telemetry, clock=self._clock)
         self._ticker = Ticker(clock=self._clock)
         self._leases = Leases(on_change)
+        self._kept = Leases(on_change)
         self._pool = ThreadPoolExecutor(MOST_RUNS_AT_ONCE, thread_name_prefix="sync")
         self._dispatching = threading.Lock()
         self._draining = False
@@ -65,7 +67,7 @@ class Worker:
         every = self._ticker.every
         every(LOOK_EVERY_SECONDS, self._tick("look", self._look), name="look")
         every(
-            lease_seconds / RENEWALS_PER_LEASE, self._tick("renew", self._leases.renew), name="renew", lane="leases",
+            lease_seconds / RENEWALS_PER_LEASE, self._tick("renew", self._renew), name="renew", lane="leases",
             first=lease_seconds / RENEWALS_PER_LEASE,
         )  # fmt: skip
         every(self._beat_every, self._tick("beat", self._beat), name="beat", first=self._beat_every)
@@ -86,6 +88,7 @@ class Worker:
         with self._dispatching:
             self._draining = True
         self._background_stop.set()
+        self._kept.stop_all()
         for name in ("remove", "maintain", "sweep", *(f"history-{slot}" for slot in range(HISTORY_SLOTS))):
             self._ticker.drop(name)
 
@@ -196,20 +199,37 @@ class Worker:
         self._notifier.alive()
 
     # -- housekeeping
+    def _renew(self) -> None:
+        try:
+            self._leases.renew()
+        finally:
+            self._kept.renew()
+
+    @contextmanager
+    def _keep(self, lease: Lease) -> Iterator[threading.Event]:
+        """Renew a lease that is no sync's while its work lasts."""
+        kept = self._kept.begin(self._app, lease)
+        if self._background_stop.is_set():
+            kept.stop.set()
+        try:
+            yield kept.stop
+        finally:
+            self._kept.end(kept)
+
     def _fetch_history(self) -> None:
         while not self._background_stop.is_set() and self._app.fetch_history(self._name, stop=self._background_stop):
             pass
 
     def _maintain(self) -> None:
-        while not self._background_stop.is_set() and self._app.maintain_one(self._name, stop=self._background_stop):
+        while not self._background_stop.is_set() and self._app.maintain_one(self._name, keep=self._keep):
             pass
 
     def _remove(self) -> None:
-        while not self._background_stop.is_set() and self._app.remove_one(self._name):
+        while not self._background_stop.is_set() and self._app.remove_one(self._name, keep=self._keep):
             pass
 
     def _sweep(self) -> None:
-        self._app.sweep(self._name, stop=self._background_stop)
+        self._app.sweep(self._name, keep=self._keep, stop=self._background_stop)
 
     def _tick(self, job: str, function: Callable[[], None]) -> Callable[[], None]:
         def tick() -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from mirror_sync.config import Settings
 from mirror_sync.domain.runs import Lease, RunReport
-from mirror_sync.ports import Clock, StateStore, Telemetry, Waker
+from mirror_sync.ports import Clock, Keep, StateStore, Telemetry, Waker
 
 
 class Counts(Protocol):
@@ -58,13 +58,13 @@ class Work(Protocol):
     def fetch_history(self, worker: str, *, stop: threading.Event) -> int:
         """Fetch some LFS objects that no tip needs; return how many were tried."""
 
-    def maintain_one(self, worker: str, *, stop: threading.Event) -> bool:
+    def maintain_one(self, worker: str, *, keep: Keep) -> bool:
         """Maintain one mirror that needs it; ``False`` when none does."""
 
-    def sweep(self, worker: str, *, stop: threading.Event) -> None:
+    def sweep(self, worker: str, *, keep: Keep, stop: threading.Event) -> None:
         """Remove what nothing needs."""
 
-    def remove_one(self, worker: str) -> bool:
+    def remove_one(self, worker: str, *, keep: Keep) -> bool:
         """Delete one mirror whose time has come; ``False`` when there is none."""
 
     def declare_mirrors(self) -> None:

@@ -13,7 +13,8 @@ is named by hand, so steps that come later are covered as they are written::
 
 ``later`` moves the child's clock on by so many seconds, past the lease of a dead one.
 ``fail_at`` makes the k-th ``fsync`` or ``fdatasync`` raise EIO instead.  ``marks`` shows
-the calls of the state store to whoever traces the system calls.
+the calls of the state store to whoever traces the system calls.  ``careless`` plants a
+fault: a regular expression of paths that are not synced, or ``database``, or ``git``.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -37,6 +40,12 @@ from typing import Any, Self
 CALLS = (
     "fsync", "fdatasync", "replace", "rename", "link", "symlink", "unlink", "remove", "rmdir", "mkdir", "ftruncate",
     "fchmod", "chmod",
+)  # fmt: skip
+
+IMPORTED = (
+    "git.cmd", "sqlalchemy.dialects.sqlite", "structlog", "alembic.command", "mirror_sync.bootstrap",
+    "mirror_sync.lfs_store", "mirror_sync.repos.serving", "mirror_sync.state", "mirror_sync.telemetry",
+    "mirror_sync.upstream", "mirror_sync.wake",
 )  # fmt: skip
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +97,7 @@ class Crasher:
         self.close()
 
     def close(self) -> None:
+        """End the warm process; does nothing the second time."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
@@ -104,12 +114,13 @@ class Crasher:
         later: float = 0.0,
         orphans: bool = False,
         marks: bool = False,
+        careless: str = "",
         urls: tuple[str, ...] = (),
     ) -> Ended:
         """Do a job to its end, or to point ``kill_at``; with ``orphans`` git children outlive the kill."""
         assert self._process.stdin is not None
         order = {"config": str(config), "job": job, "kill_at": kill_at, "fail_at": fail_at, "later": later}
-        order |= {"orphans": orphans, "marks": marks, "urls": urls}
+        order |= {"orphans": orphans, "marks": marks, "careless": careless, "urls": urls}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
         answer = self._answer()
@@ -142,18 +153,8 @@ def serve(log: Path) -> None:
 
 
 def _warm() -> None:
-    import git.cmd  # noqa: F401
-    import sqlalchemy.dialects.sqlite
-    import structlog  # noqa: F401
-
-    import mirror_sync.lfs_store
-    import mirror_sync.repos.serving
-    import mirror_sync.state
-    import mirror_sync.telemetry
-    import mirror_sync.upstream
-    import mirror_sync.wake
-    from mirror_sync import bootstrap  # noqa: F401
-
+    for name in IMPORTED:
+        importlib.import_module(name)
     assert threading.active_count() == 1
 
 
@@ -197,6 +198,7 @@ def _in_child(order: dict[str, Any], log: Path, report: int) -> None:
         shim = Shim(kill_at=order["kill_at"], fail_at=order["fail_at"], orphans=order["orphans"])
         if order["marks"]:
             _mark_state()
+        _be_careless(order["careless"])
         shim.install(Path(order["config"]).parent)
         told = _job(Path(order["config"]), order["job"], tuple(order["urls"]))
         answer = json.dumps({"points": shim.count, "labels": shim.labels, "told": told}).encode()
@@ -221,11 +223,16 @@ def _job(config: Path, job: str, urls: tuple[str, ...]) -> dict[str, Any]:
     """Do what a worker does in one turn, in its words."""
     from mirror_sync import bootstrap
     from mirror_sync.config import load
+    from mirror_sync.domain.runs import Lease
     from mirror_sync.errors import LeaseLost, StateUnavailable
 
     settings = load(config, environ={})
     bootstrap.configure_logs(settings)
     stop = threading.Event()
+
+    def keep(lease: Lease) -> contextlib.nullcontext[threading.Event]:
+        return contextlib.nullcontext(stop)  # jobs here are shorter than any lease
+
     if job == "setup":
         bootstrap.upgrade_database(settings)
     with bootstrap.build(settings, role="worker") as app:
@@ -236,6 +243,10 @@ def _job(config: Path, job: str, urls: tuple[str, ...]) -> dict[str, Any]:
             return {}
         app.recover_all()
         worker = f"worker-{os.getpid()}"
+
+        def keep(_lease: Lease) -> contextlib.AbstractContextManager[threading.Event]:
+            return contextlib.nullcontext(stop)
+
         if job == "sync":
             lease = app.claim(worker)
             if lease is None:
@@ -246,14 +257,14 @@ def _job(config: Path, job: str, urls: tuple[str, ...]) -> dict[str, Any]:
                 return {"outcome": "unrecorded", "code": error.code, "message": str(error)}
             return {"outcome": report.outcome.value, "code": report.code, "message": report.message}
         if job == "maintain":
-            return {"done": app.maintain_one(worker, stop=stop)}
+            return {"done": app.maintain_one(worker, keep=keep)}
         if job == "history":
             return {"done": app.fetch_history(worker, stop=stop)}
         if job == "sweep":
-            app.sweep(worker, stop=stop)
+            app.sweep(worker, keep=keep, stop=stop)
             return {}
         if job == "remove":
-            return {"done": app.remove_one(worker)}
+            return {"done": app.remove_one(worker, keep=keep)}
     raise AssertionError(job)
 
 
@@ -383,6 +394,32 @@ def _marked(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return call
+
+
+def _be_careless(what: str) -> None:
+    """Leave out what makes things durable: of the database, of git, or of paths that match."""
+    if what == "database":
+        from mirror_sync.state import engine
+
+        prepare = engine._prepare_sqlite
+
+        def hasty(connection: Any, record: object) -> None:
+            prepare(connection, record)
+            connection.execute("PRAGMA synchronous=OFF")
+
+        engine._prepare_sqlite = hasty
+    elif what == "git":
+        from mirror_sync.repos import git
+
+        git.BASE_CONFIG["core.fsync"] = "none"  # type: ignore[index]
+    elif what:
+        original, unsynced = os.fsync, re.compile(what)
+
+        def fsync(descriptor: int) -> None:
+            if not unsynced.search(_path(descriptor)):
+                original(descriptor)
+
+        os.fsync = fsync  # type: ignore[assignment]
 
 
 def _path(value: Any) -> str:

@@ -23,7 +23,7 @@ from mirror_sync.config import Settings, WorkerSettings
 from mirror_sync.domain.names import MirrorName
 from mirror_sync.domain.runs import Lease, NewMirror, Outcome, RunReport
 from mirror_sync.errors import ConfigError, Interrupted
-from mirror_sync.ports import Clock
+from mirror_sync.ports import Clock, Keep
 from mirror_sync.testing.state import MemoryState
 
 
@@ -97,6 +97,7 @@ class FakeApp:
         self.metrics = Counted()
         self.on_sync: Callable[[Lease, threading.Event], Outcome] = lambda lease, stop: Outcome.UNCHANGED
         self.on_history: Callable[[threading.Event], int] = lambda stop: 0
+        self.maintenance: Lease | None = None
         self.on_maintain: Callable[[threading.Event], bool] = lambda stop: False
         self.on_declare: Callable[[], None] = lambda: None
         self.crashes: list[tuple[str, Exception]] = []
@@ -137,14 +138,17 @@ class FakeApp:
         self.calls.append("history")
         return self.on_history(stop)
 
-    def maintain_one(self, worker: str, *, stop: threading.Event) -> bool:
+    def maintain_one(self, worker: str, *, keep: Keep) -> bool:
         self.calls.append("maintain")
-        return self.on_maintain(stop)
+        if self.maintenance is None:
+            return False
+        with keep(self.maintenance) as stop:
+            return self.on_maintain(stop)
 
-    def sweep(self, worker: str, *, stop: threading.Event) -> None:
+    def sweep(self, worker: str, *, keep: Keep, stop: threading.Event) -> None:
         self.sweeps += 1
 
-    def remove_one(self, worker: str) -> bool:
+    def remove_one(self, worker: str, *, keep: Keep) -> bool:
         self.calls.append("remove")
         return False
 

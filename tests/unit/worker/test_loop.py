@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -200,6 +201,9 @@ def test_draining_stops_housekeeping(app: FakeApp) -> None:
         return True
 
     app.on_maintain = maintain
+    app.add(NAMES[0])
+    mirror = app.state.mirror(NAMES[0])
+    app.maintenance = app.state.claim_mirror(mirror.id, "w", lease_seconds=60.0, purpose="maintenance")
     idle = threading.Event()
     worker = Worker(app, name="w", notifier=Notifier(), on_change=idle.set)
     worker.start()
@@ -209,6 +213,30 @@ def test_draining_stops_housekeeping(app: FakeApp) -> None:
     worker.close()
     assert worker.is_idle()
     assert app.calls.count("maintain") == 1
+
+
+def test_a_maintenance_that_lost_its_lease_is_told_to_stop(app: FakeApp) -> None:
+    stopped = threading.Event()
+
+    def maintain(stop: threading.Event) -> bool:
+        if stop.wait(20):
+            stopped.set()
+        return False
+
+    app.on_maintain = maintain
+    app.add(NAMES[0])
+    mirror = app.state.mirror(NAMES[0])
+    app.settings = replace(app.settings, workers=replace(app.settings.workers, lease_seconds=0.6))
+    lease = app.state.claim_mirror(mirror.id, "w", lease_seconds=60.0, purpose="maintenance")
+    assert lease is not None
+    app.maintenance = replace(lease, token=lease.token - 1)
+    worker = Worker(app, name="w", notifier=Notifier(), on_change=lambda: None)
+    worker.start()
+    try:
+        assert stopped.wait(15)
+    finally:
+        worker.drain()
+        worker.close()
 
 
 def test_a_clock_that_jumps_back_stalls_nothing(app: FakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
