@@ -9,6 +9,7 @@
     ├── UpstreamUnavailable       the clock  backoff with jitter
     │   └── UpstreamStalled       the clock  no bytes for the stall time-out
     ├── RateLimited (until)       the clock  due = until
+    │   └── HostResting           the clock  due = until, nothing was asked
     ├── UpstreamRefused           operator   credential missing or rejected
     ├── UpstreamGone              operator   404, 410, 451: still served
     ├── UpstreamInvalid           the clock  the answer is not what the protocol says
@@ -122,6 +123,13 @@ class RateLimited(MirrorSyncError):
     def __init__(self, message: str = "", *, until: float, why: str = "", remedy: str = "", code: str = "") -> None:
         self.until = until
         super().__init__(message, why=why, remedy=remedy, code=code)
+
+
+class HostResting(RateLimited):
+    """Another mirror of this host was asked to wait, so this one waits too.
+
+    Nothing was asked of upstream; ``until`` as in :class:`RateLimited`.
+    """
 
 
 class UpstreamRefused(MirrorSyncError):

@@ -448,6 +448,8 @@ class MirrorFilter:
     health: str = ""
     activity: str = ""
     query: str = ""
+    held: bool = False
+    """Only mirrors with refs that wait."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from mirror_sync.domain import cadence
 from mirror_sync.domain.refs import GuardState, Observation
 from mirror_sync.domain.runs import Availability, Lease, Outcome, RunReport
 from mirror_sync.errors import (
+    HostResting,
     Interrupted,
     LeaseLost,
     MirrorSyncError,
@@ -23,6 +24,14 @@ from mirror_sync.ports import Clock, StateStore, Telemetry
 HELD_RETRY_SECONDS = 600.0
 GUARD_RETRY_SECONDS = 610.0
 """A little over the guard's spacing, so that three polls take about twenty minutes."""
+
+HOST_SPREAD_SECONDS = 30.0
+"""Mirrors of a host that asked us to wait come back spread over so long."""
+
+
+def host_of(url: str) -> str:
+    """Return the host of an upstream URL, with its port when that is unusual."""
+    return urlsplit(url).netloc
 
 
 def record(run: Run, guard: GuardState, *, observation: Observation | None = None) -> RunReport:
@@ -67,9 +76,11 @@ def record_failure(run: Run, error: MirrorSyncError, *, observation: Observation
     answers = 0
     availability = mirror.availability
     due = cadence.backoff(now, failures, mirror.interval_seconds, maximum=run.policy.backoff_max, chance=chance)
-    if isinstance(error, RateLimited):
+    if isinstance(error, HostResting):
+        outcome, due = Outcome.ABANDONED, error.until + HOST_SPREAD_SECONDS * chance
+    elif isinstance(error, RateLimited):
         due = max(error.until, now + 1.0)
-        world.state.block_host(urlsplit(mirror.upstream).netloc, until=due)
+        world.state.block_host(host_of(mirror.upstream), until=due)
     elif isinstance(error, (Interrupted, PublishConflict)):
         outcome, due = Outcome.ABANDONED, now
     elif isinstance(error, UpstreamGone | UpstreamRefused) and run.digest == "":

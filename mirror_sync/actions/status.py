@@ -25,6 +25,17 @@ Document = dict[str, Any]
 """A JSON document: the published contract of the API and of ``--json``."""
 
 ATTENTION_LIMIT = 20
+ATTENTION = (
+    MirrorFilter(health=Health.FAILING.value),
+    MirrorFilter(health=Health.DENIED.value),
+    MirrorFilter(health=Health.GONE.value),
+    MirrorFilter(held=True),
+    MirrorFilter(health=Health.INCOMPLETE.value),
+    MirrorFilter(health=Health.STALE.value),
+)
+"""Which mirrors need somebody, most urgent first."""
+
+ASKING_AGAIN_IS_NO_USE = frozenset({"MS-H001", "MS-H002", "MS-H003"})
 
 
 def rfc3339(at: float | None) -> str | None:
@@ -118,17 +129,17 @@ class Overview:
 def overview(state: StateStore, clock: Clock) -> Overview:
     """Return the figures of the first page."""
     now = clock.now()
-    attention: list[Document] = []
-    for kind in (Health.FAILING, Health.DENIED, Health.GONE, Health.INCOMPLETE, Health.STALE):
+    attention: dict[str, Document] = {}
+    for which in ATTENTION:
         room = ATTENTION_LIMIT - len(attention)
         if room <= 0:
             break
-        page = state.mirrors(MirrorFilter(health=kind.value), limit=room)
-        attention.extend(mirror_document(mirror, now) for mirror in page.items)
+        page = state.mirrors(which, limit=room)
+        attention.update({mirror.name: mirror_document(mirror, now) for mirror in page.items})
     running = state.mirrors(MirrorFilter(activity=Activity.SYNCING.value), limit=ATTENTION_LIMIT)
     return Overview(
         totals=state.totals(),
-        attention=tuple(attention),
+        attention=tuple(attention.values()),
         running=tuple(mirror_document(mirror, now) for mirror in running.items),
         workers=state.workers(),
         now=now,
@@ -215,7 +226,7 @@ def _clients(mirror: Mirror) -> str:
         return "git clone is refused with a reason until the first publish"
     if mirror.held_refs:
         stay = "1 ref stays" if mirror.held_refs == 1 else f"{mirror.held_refs} refs stay"
-        return f"clone works; {stay} at what was served before"
+        return f"clone works; {stay} as served before, or absent if never served"
     return "clone works and gets what was confirmed"
 
 
@@ -238,5 +249,6 @@ def _remedies(mirror: Mirror, verdict: Health) -> tuple[str, ...]:
         "MS-U404": ("check the address; nothing is deleted here",),
         "MS-S507": ("free space on the volume, or lower storage.reserve",),
     }
-    general = () if verdict is Health.FRESH and not mirror.holds else (f"mirror-sync sync {name} --wait",)
+    settled = (verdict is Health.FRESH and not mirror.holds) or code in ASKING_AGAIN_IS_NO_USE
+    general = () if settled else (f"mirror-sync sync {name} --wait",)
     return specific.get(code, ()) + general

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mirror_sync.actions.gate import publish_in_rounds
-from mirror_sync.actions.outcome import record, record_failure
+from mirror_sync.actions.outcome import host_of, record, record_failure
 from mirror_sync.actions.publish import adopt_view, replay_intent
 from mirror_sync.actions.world import Policy, Run, World
 from mirror_sync.domain.names import GitOid, RefName, printable, ref_bytes
@@ -29,7 +29,7 @@ from mirror_sync.domain.refs import (
     guard,
 )
 from mirror_sync.domain.runs import Lease, Outcome, RunReport, Step
-from mirror_sync.errors import MirrorSyncError, RepositoryDamaged, UpstreamInvalid
+from mirror_sync.errors import HostResting, MirrorSyncError, RepositoryDamaged, UpstreamInvalid
 from mirror_sync.ports import FetchRequest
 
 HAVES_SENT = 2000
@@ -48,6 +48,7 @@ def sync(lease: Lease, world: World, policy: Policy, *, stop: threading.Event) -
     run = Run(lease, world, policy, stop, started_at=world.clock.now())
     world.telemetry.run_started(lease)
     try:
+        wait_for_host(run)
         observation = observe(run)
         if observation is None:
             return record(run, GuardState())
@@ -72,6 +73,13 @@ def timed(run: Run, step: Step, detail: str = "") -> Iterator[None]:
     began = run.world.clock.monotonic()
     yield
     run.world.telemetry.step_finished(run.lease, step, run.world.clock.monotonic() - began)
+
+
+def wait_for_host(run: Run) -> None:
+    """Raise :class:`HostResting` while the upstream's host has asked us, over any mirror, to wait."""
+    until = run.world.state.host_blocked_until(host_of(run.mirror.upstream))
+    if until > run.world.clock.now():
+        raise HostResting(until=until)
 
 
 def observe(run: Run) -> Observation | None:

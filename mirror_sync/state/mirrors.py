@@ -107,6 +107,8 @@ class Mirrors(Calls):
             query = query.where(func.lower(m.name).contains(which.query.lower(), autoescape=True))
         if which.health:
             query = query.where(health_word(now) == which.health)
+        if which.held:
+            query = query.where(m.held_refs > 0)
         if which.activity:
             query = query.where(activity_word(now) == which.activity)
         return query

@@ -81,6 +81,7 @@ class MemoryState(MemoryRuns, MemoryLfs):
                     and which.query.lower() in mirror.name.lower()
                     and which.health in {"", health(mirror, now).value}
                     and which.activity in {"", activity(mirror, now).value}
+                    and (mirror.held_refs > 0 or not which.held)
                 ),
                 key=lambda mirror: mirror.name,
             )

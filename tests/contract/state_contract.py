@@ -196,6 +196,8 @@ class StateContract:
         for word in by_health:
             page = state.mirrors(MirrorFilter(health=word), limit=1000)
             assert [m.name for m in page.items] == [m.name for m in everything if health(m, now).value == word]
+        held = state.mirrors(MirrorFilter(held=True), limit=1000)
+        assert [m.name for m in held.items] == [m.name for m in everything if m.held_refs]
         for word in by_activity:
             page = state.mirrors(MirrorFilter(activity=word), limit=1000)
             assert [m.name for m in page.items] == [m.name for m in everything if activity(m, now).value == word]

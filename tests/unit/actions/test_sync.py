@@ -303,6 +303,20 @@ def test_rate_limit_makes_the_mirror_due_when_asking_is_welcome(house: House) ->
     assert house.state.host_blocked_until("upstream.example") == until
 
 
+def test_other_mirrors_of_a_host_that_asked_to_wait_do_not_ask(house: House) -> None:
+    house.offer(main=house.git.commit("one"))
+    until = house.clock.now() + 600.0
+    house.state.block_host("upstream.example", until=until)
+    report = house.run()
+    assert report.outcome is Outcome.ABANDONED
+    assert house.upstream.observed == 0
+    mirror = house.now()
+    assert until <= mirror.due_at <= until + 30.0
+    assert mirror.failures == 0
+    house.clock.advance(601.0)
+    assert house.run().outcome is Outcome.PUBLISHED
+
+
 def test_failures_back_off_and_recover(house: House) -> None:
     house.offer(main=house.git.commit("one"))
     waits = []
