@@ -347,8 +347,8 @@ class Shim:
         shim = self
 
         def started(self: subprocess.Popen[Any], args: Any, *more: Any, **how: Any) -> None:
-            words = [word for word in args if "=" not in word and word not in ("env", "-u")] if args else []
-            label = " ".join(words[words.index("git") :][:3]) if "git" in words else str(words[:2])
+            words = list(args)
+            label = " ".join(words[words.index("git") :][:3] if "git" in words else words[:2])
             shim.point(f"before start {label}")
             begin(self, args, *more, **how)
             shim._children.add(self.pid)

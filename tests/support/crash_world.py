@@ -100,6 +100,7 @@ class World:
         repo.commit({"dev": "1"}, branch="dev", start="main", lfs={"dev.bin": data(5000)})
         repo.commit({"gone": "1"}, branch="gone", start="main", lfs={"gone.bin": data(6000)})
         repo.commit({"f": "1"}, branch="a", start="main")
+        repo.commit({"text": "1"}, branch="docs", start="main")
         repo.tag("v1", message="first")
         repo.tag("light")
         self.note()
@@ -110,6 +111,7 @@ class World:
         repo.commit({"README": "three"}, lfs={"a.bin": data(5 << 20), "c.bin": data(70_000)})
         repo.commit({"README": "four"}, lfs={"b.bin": data(100)})
         repo.commit({"dev": "rewritten"}, branch="dev", root=True, lfs={"dev.bin": data(7000)})
+        repo.commit({"text": "2"}, branch="docs")
         repo.delete("refs/heads/gone")
         repo.delete("refs/heads/a")
         repo.commit({"f": "2"}, branch="a/b", start="main~1", lfs={"deep.bin": data(900)})
@@ -140,7 +142,9 @@ class World:
         """What upstream has."""
         return Snapshot(self.repo.refs(), f"ref: {self.repo.head()}\n")
 
-    def make(self, crasher: Crasher, directory: Path, *, extra: str = "") -> Site:
+    def make(
+        self, crasher: Crasher, directory: Path, *, extra: str = "", marks: bool = False, careless: str = ""
+    ) -> Site:
         """Make a directory that knows the mirror and has nothing of it yet."""
         directory.mkdir(parents=True)
         site = Site(directory, self)
@@ -150,7 +154,7 @@ class World:
             f'reserve = "none"\n[workers]\nlfs = 3\n[upstream."{host}"]\nallow_http = true\nallow_private = true\n{extra}'
         )
         (directory / "run").mkdir()
-        crasher.run(site.config, "setup", urls=(self.url,))
+        crasher.run(site.config, "setup", urls=(self.url,), marks=marks, careless=careless)
         return site
 
 
@@ -310,7 +314,7 @@ class Site:
             path for pattern in LEFT_BEHIND for top in ("git", "lfs") for path in (self.directory / top).rglob(pattern)
         }
         found |= set((self.root / "stage").glob("objects/pack/*"))
-        found |= {path for path in (self.directory / "lfs" / "incomplete").glob("*")}
+        found |= set((self.directory / "lfs" / "incomplete").glob("*"))
         current = self.view()
         if current is not None:
             found |= {path for path in (self.root / "views").iterdir() if int(path.name) > int(current.name)}
