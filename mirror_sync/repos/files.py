@@ -6,13 +6,16 @@ import contextlib
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mirror_sync.errors import RepositoryDamaged, StorageFull
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _REFUSING = frozenset({errno.EIO, errno.EROFS})
+
+SYNCS_AT_ONCE = 8
 
 RESERVE_BYTES = 100 * 2**30
 RESERVE_SHARE = 0.05
@@ -28,7 +31,7 @@ def sync_directory(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make the bytes of a file durable."""
+    """Make the bytes of a file, or the names in a directory, durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -36,14 +39,36 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_together(paths: Sequence[Path]) -> None:
+    """Make files and the names in directories durable, all at the same time.
+
+    A journalling file system commits what waits together at once, so several cost
+    hardly more than one.  Raises what the first that failed raised, when all have ended.
+    """
+    with ThreadPoolExecutor(min(len(paths), SYNCS_AT_ONCE)) as pool:
+        for done in [pool.submit(sync_file, path) for path in paths]:
+            done.result()
+
+
 def write_new(path: Path, data: bytes) -> None:
     """Write a new file durably, except for its name in the directory."""
+    _write(path, data, sync=True)
+
+
+def draft(path: Path, data: bytes) -> Path:
+    """Write a new file that :func:`sync_together` is still to make durable, and return its path."""
+    _write(path, data, sync=False)
+    return path
+
+
+def _write(path: Path, data: bytes, *, sync: bool) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
+        if sync:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

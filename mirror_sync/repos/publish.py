@@ -10,6 +10,7 @@ from mirror_sync.domain.runs import KeptTip
 from mirror_sync.errors import PublishConflict, RepositoryDamaged
 from mirror_sync.ports import PublishRequest, View
 from mirror_sync.repos import queries
+from mirror_sync.repos.files import remove_file, sync_together
 from mirror_sync.repos.git import Git
 from mirror_sync.repos.layout import Layout
 from mirror_sync.repos.packed_refs import KEPT_PREFIX, OLD_PREFIX, PackedRefs, RefLines
@@ -30,9 +31,10 @@ def publish(
 ) -> View:
     """Do what :meth:`mirror_sync.ports.GitRepository.publish` promises.
 
-    Roots are written as old ∪ new ∪ kept, then the view is made, then ``current`` is
-    flipped, then roots become new ∪ kept: a kill anywhere leaves too many roots, never
-    too few.
+    Roots become old ∪ new ∪ kept and the view is made, then ``current`` is flipped, then
+    roots become new ∪ kept: a kill anywhere leaves too many roots, never too few.
+    Everything is on the disk under passing names before the first of it gets its own,
+    so that a full disk is met early and few flushes are waited for.
     """
     _expect(layout, request.expected_view)
     if request.view <= request.expected_view:
@@ -46,18 +48,17 @@ def publish(
     peeled = _peeled(git, roots, (new | frozenset(kept.values())) - known)
     lines = RefLines(tips, peeled)
     old = {RefName(OLD_PREFIX + oid): oid for oid in known - new - frozenset(kept.values())}
-    narrow = lines.packed(kept)
-    if old:
-        store.write_roots(lines.packed({**kept, **old}))
-    else:
-        store.write_roots(narrow)
-    views.build(
+    view = views.draft(
         request.view,
         packed=lines.packed(),
         refs=PackedRefs(dict(tips), peeled),
         head=request.snapshot.head,
         object_format=object_format,
     )
+    wide = store.draft_roots(lines.packed({**kept, **old}), kind="wide")
+    narrow = store.draft_roots(lines.packed(kept), kind="narrow") if old else None
+    sync_together([*view, wide, *([narrow] if narrow is not None else [])])
+    sync_together([store.adopt_roots(wide), views.adopt(request.view)])
     flipped = False
     try:
         _expect(layout, request.expected_view)
@@ -66,10 +67,14 @@ def publish(
     finally:
         if not flipped:
             views.drop(request.view)
+            if narrow is not None:
+                remove_file(narrow)
     views.flip(request.view)
-    if old:
-        store.write_roots(narrow)
-    store.release_keeps()
+    changed = [store.adopt_roots(narrow)] if narrow is not None else []
+    if store.drop_keeps():
+        changed.append(layout.packs)
+    if changed:
+        sync_together(changed)
     views.drop_superseded(now)
     return View(request.view, RefSnapshot(tips, request.snapshot.head))
 

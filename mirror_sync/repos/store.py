@@ -9,13 +9,13 @@ from pathlib import Path
 from mirror_sync.domain.refs import ObjectFormat
 from mirror_sync.errors import RepositoryDamaged
 from mirror_sync.repos.files import (
+    draft,
     make_directories,
     remove_file,
     remove_tree,
     replace_file,
     sync_directory,
-    sync_file,
-    write_new,
+    sync_together,
 )
 from mirror_sync.repos.layout import Layout
 from mirror_sync.repos.packed_refs import HEADER, PackedRefs, parse_packed_refs, split_own
@@ -55,12 +55,10 @@ def make_bare(directory: Path, object_format: ObjectFormat, *, alternates: str =
     remove_tree(new)
     for path in (new, new / "objects", new / "objects" / "pack", new / "objects" / "info", new / "refs"):
         path.mkdir(0o755)
-    write_new(new / "HEAD", UNBORN_HEAD)
-    write_new(new / "config", repository_config(object_format))
+    files = [draft(new / "HEAD", UNBORN_HEAD), draft(new / "config", repository_config(object_format))]
     if alternates:
-        write_new(new / "objects" / "info" / "alternates", f"{alternates}\n".encode())
-    for path in (new / "objects" / "info", new / "objects", new):
-        sync_directory(path)
+        files.append(draft(new / "objects" / "info" / "alternates", f"{alternates}\n".encode()))
+    sync_together([*files, new / "objects" / "info", new / "objects", new])
     new.rename(directory)
     sync_directory(directory.parent)
 
@@ -127,6 +125,15 @@ class Store:
         """Replace the roots, durably and in one step."""
         replace_file(self._roots, packed)
 
+    def draft_roots(self, packed: bytes, *, kind: str) -> Path:
+        """Write the file of new roots beside the old and return it: to be synced, then adopted."""
+        return draft(self._roots.with_name(f"tmp_{kind}-roots"), packed)
+
+    def adopt_roots(self, drafted: Path) -> Path:
+        """Replace the roots by a drafted file in one step and return the directory, which is to be synced."""
+        drafted.replace(self._roots)
+        return self._roots.parent
+
     def packs(self) -> set[str]:
         """Return the names of the store's whole packs."""
         return whole_packs(self._layout.packs)
@@ -141,14 +148,12 @@ class Store:
         name = source.name
         if name in self.packs():
             return 0
-        write_new(packs / f"{name}.keep", KEEP_TEXT)
+        origins = [source.with_name(name + ending) for ending in _PACK_ENDINGS]
+        origins = [origin for origin in origins if origin.suffix != ".rev" or origin.exists()]
+        sync_together([draft(packs / f"{name}.keep", KEEP_TEXT), *origins])
         size = 0
-        for ending in _PACK_ENDINGS:
-            origin = source.with_name(name + ending)
-            if ending == ".rev" and not origin.exists():
-                continue
-            sync_file(origin)
-            target = packs / (name + ending)
+        for origin in origins:
+            target = packs / origin.name
             remove_file(target)
             target.hardlink_to(origin)
             size += origin.stat().st_size
@@ -163,10 +168,14 @@ class Store:
 
     def release_keeps(self) -> list[str]:
         """Remove our keep files, once the roots protect what is in the packs; return their names."""
-        removed = [path.name for path in self.keeps() if remove_file(path)]
+        removed = self.drop_keeps()
         if removed:
             sync_directory(self._layout.packs)
         return removed
+
+    def drop_keeps(self) -> list[str]:
+        """Remove our keep files as :meth:`release_keeps` does; the directory is still to be synced."""
+        return [path.name for path in self.keeps() if remove_file(path)]
 
     def size_bytes(self) -> int:
         """Return the bytes of the store's packs and what belongs to them."""

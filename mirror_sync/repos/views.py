@@ -14,7 +14,7 @@ from mirror_sync.domain.names import RefName, printable, ref_bytes, ref_from_byt
 from mirror_sync.domain.refs import NO_HEAD, ObjectFormat, RefSnapshot
 from mirror_sync.errors import RepositoryDamaged
 from mirror_sync.ports import View
-from mirror_sync.repos.files import make_directories, remove_tree, sync_directory, write_new
+from mirror_sync.repos.files import draft, make_directories, remove_tree, sync_directory
 from mirror_sync.repos.layout import Layout, view_number
 from mirror_sync.repos.packed_refs import PackedRefs, parse_packed_refs
 from mirror_sync.repos.store import repository_config
@@ -134,10 +134,10 @@ class Views:
             )
         return packed, head
 
-    def build(
+    def draft(
         self, number: int, *, packed: bytes, refs: PackedRefs, head: RefName, object_format: ObjectFormat
-    ) -> None:
-        """Make the view durable under its final name; nobody is led to it yet."""
+    ) -> list[Path]:
+        """Write a view under a passing name and return what is to be synced before it is adopted."""
         if not head.startswith("refs/heads/") or refname_fault(head) is not None:
             raise RepositoryDamaged(f"{printable(head)!r} cannot be HEAD's target")
         views = self._layout.views
@@ -150,14 +150,14 @@ class Views:
         (new / "objects").symlink_to("../../store/objects")
         target = _HEAD_PREFIX + ref_bytes(head) + b"\n"
         config = repository_config(object_format, *SERVING_CONFIG)
-        write_new(new / "packed-refs", packed)
-        write_new(new / "HEAD", target)
-        write_new(new / "config", config)
-        write_new(new / "checksum", _checksum(packed, target, config))
-        sync_directory(new)
-        new.rename(self._layout.view(number))
-        sync_directory(views)
+        files = {"packed-refs": packed, "HEAD": target, "config": config, "checksum": _checksum(packed, target, config)}
         self._last = (number, packed, refs)
+        return [*(draft(new / name, data) for name, data in files.items()), new]
+
+    def adopt(self, number: int) -> Path:
+        """Give a drafted view its name and return the directory, which is to be synced; nobody is led to it yet."""
+        self._layout.views.joinpath(f"{_NEW_PREFIX}{number}").rename(self._layout.view(number))
+        return self._layout.views
 
     def flip(self, number: int) -> None:
         """Lead clients to this view: one rename of the symlink ``current``, durable when this returns."""

@@ -229,7 +229,7 @@ def test_a_full_disk_before_the_flip_leaves_the_old_view(mirror, monkeypatch):
 
     with mirror.repository.lock():
         mirror.repository.promote([second])
-        monkeypatch.setattr("mirror_sync.repos.views.write_new", full)
+        monkeypatch.setattr("mirror_sync.repos.views.draft", full)
         with pytest.raises(StorageFull):
             mirror.repository.publish(ready(mirror, {MAIN: second}, kept=()), confirm=lambda: None)
         monkeypatch.undo()
@@ -239,24 +239,32 @@ def test_a_full_disk_before_the_flip_leaves_the_old_view(mirror, monkeypatch):
     assert mirror.loose_ends() == []
 
 
-def test_an_io_error_on_sync_is_not_tried_again(mirror, monkeypatch):
+@pytest.mark.parametrize("failing", [1, 3, 7, 8])
+def test_an_io_error_on_sync_before_the_flip_is_not_tried_again(mirror, monkeypatch, failing):
     first, second = mirror.commit(), mirror.commit()
     mirror.publish({MAIN: first})
-    calls = []
+    synced = []
+    sync = os.fsync
 
-    def fail(path):
-        calls.append(path)
-        raise OSError(5, "Input/output error")
+    def fail(descriptor):
+        synced.append(os.fstat(descriptor).st_ino)
+        if len(synced) == failing:
+            raise OSError(5, "Input/output error")
+        sync(descriptor)
 
     mirror.stage(second)
     mirror.inspect(second)
     with mirror.repository.lock():
         mirror.repository.promote([second])
-        monkeypatch.setattr(files, "sync_directory", fail)
+        monkeypatch.setattr(files.os, "fsync", fail)
         with pytest.raises(RepositoryDamaged):
             mirror.repository.publish(ready(mirror, {MAIN: second}, kept=()), confirm=lambda: None)
-    assert len(calls) == 1
+        monkeypatch.undo()
+    assert len(synced) == len(set(synced))
     assert mirror.served()[0] == {MAIN: first}
+    mirror.publish({MAIN: second})
+    assert mirror.served()[0] == {MAIN: second}
+    assert mirror.loose_ends() == []
 
 
 @pytest.mark.parametrize("victim", ["packed-refs", "HEAD", "config"])

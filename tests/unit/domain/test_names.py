@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirror_sync.domain.names import (
+    _fault_in,
     parse_mirror_name,
     parse_upstream_url,
     printable,
@@ -117,3 +118,29 @@ def test_refname_that_no_client_can_hold_is_refused(name: str) -> None:
 )
 def test_strange_but_legal_refname_passes(name: str) -> None:
     assert refname_fault(name) is None
+
+
+PIECES = [
+    "refs",
+    "mirror-sync",
+    "heads",
+    "v1.2",
+    "a",
+    ".",
+    "..",
+    "/",
+    "//",
+    ".lock",
+    "@{",
+    "@",
+    "é",
+    " ",
+    "-",
+    "x" * 130,
+]
+
+
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=6))
+def test_the_quick_look_at_a_refname_says_what_the_thorough_one_says(pieces: list[str]) -> None:
+    name = "refs/" + "".join(pieces)
+    assert refname_fault(name) == _fault_in(ref_bytes(name))
