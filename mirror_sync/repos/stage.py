@@ -117,9 +117,12 @@ class Stage:
                 file_limit=max_bytes + _FILE_LIMIT_SLACK,
                 tick=lambda: self._watch_growth(max_bytes),
             )
+            came = self.packs() - before
+            size = sum((self._layout.stage_packs / f"{name}.pack").stat().st_size for name in came)
+            if size > max_bytes:
+                raise _too_large(max_bytes)  # it came between two looks
             sync_directory(self._layout.stage_packs)
-        came = self.packs() - before
-        return sum((self._layout.stage_packs / f"{name}.pack").stat().st_size for name in came)
+        return size
 
     def is_empty(self) -> bool:
         """Tell whether the stage holds no pack."""
