@@ -7,12 +7,12 @@ verified.  One ref waiting for a 50 GB object never holds the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mirror_sync.actions.publish import publish
 from mirror_sync.actions.transfer import TransferLimits, transfer
 from mirror_sync.actions.world import Run
-from mirror_sync.domain.names import GitOid, LfsOid, RefName, printable
+from mirror_sync.domain.names import GitOid, RefName, printable
 from mirror_sync.domain.pointers import Pointer, TipNeed
 from mirror_sync.domain.refs import ClassifiedUpdate, Observation, choose_head, settle
 from mirror_sync.domain.runs import Step
@@ -40,9 +40,11 @@ class Gate:
         self.observation = observation
         self.waiting: dict[RefName, ClassifiedUpdate] = {item.update.name: item for item in updates}
         self.needs: dict[GitOid, list[TipNeed]] = {}
-        self.absent: dict[LfsOid, tuple[str, str]] = {}
-        self.here: set[LfsOid] = set()
+        # By pointer, not by oid: two may claim different sizes for one object, and a client is refused the wrong one.
+        self.absent: dict[Pointer, tuple[str, str]] = {}
+        self.here: set[Pointer] = set()
         self._lacking: dict[GitOid, list[Pointer]] = {}
+        self._over = False
         self._find_needs()
 
     def _find_needs(self) -> None:
@@ -54,16 +56,17 @@ class Gate:
             return
         tips = sorted({item.update.new for item in self.waiting.values() if item.update.new is not None})
         self.needs = {tip: needs for tip, needs in run.world.repository.tip_needs(tips, known).items() if needs}
-        pointers = {need.pointer.oid: need.pointer for needs in self.needs.values() for need in needs}
-        for oid in pointers:
+        pointers = {need.pointer for needs in self.needs.values() for need in needs}
+        for oid in {pointer.oid for pointer in pointers}:
             run.world.objects.touch(oid)  # restarts the grace of what this run is about to rely on
-        self._arrived(run.world.objects.present(pointers.values()))
+        self._arrived(pointers)
 
-    def _arrived(self, oids: set[LfsOid]) -> None:
-        fresh = sorted(oids - self.here)
+    def _arrived(self, pointers: Iterable[Pointer]) -> None:
+        """Look which of ``pointers`` are here, and say so."""
+        fresh = {pointer for pointer in pointers if pointer not in self.here and self.run.world.objects.has(pointer)}
         if fresh:
-            self.run.world.state.lfs_arrived(fresh)
-            self.here.update(fresh)
+            self.run.world.state.lfs_arrived(sorted({pointer.oid for pointer in fresh}))
+            self.here |= fresh
 
     def lacking(self, name: RefName) -> list[Pointer]:
         """Return the LFS objects that forbid this ref to move."""
@@ -71,13 +74,13 @@ class Gate:
         if tip is None or tip not in self.needs:
             return []
         if tip not in self._lacking:
-            self._lacking[tip] = [need.pointer for need in self.needs[tip] if not self._may_lack(need.pointer.oid)]
+            self._lacking[tip] = [need.pointer for need in self.needs[tip] if not self._may_lack(need.pointer)]
         return self._lacking[tip]
 
-    def _may_lack(self, oid: LfsOid) -> bool:
-        if oid in self.here:
+    def _may_lack(self, pointer: Pointer) -> bool:
+        if pointer in self.here:
             return True
-        return self.run.policy.publish_known_missing and self.absent.get(oid, ("",))[0] in KNOWN_MISSING
+        return self.run.policy.publish_known_missing and self.absent.get(pointer, ("",))[0] in KNOWN_MISSING
 
     def _tip_needs(self, name: RefName) -> list[TipNeed]:
         tip = self.waiting[name].update.new
@@ -106,9 +109,9 @@ class Gate:
         """Bring what ``names`` lack; note what cannot be had."""
         run = self.run
         still = [name for name in names if name in self.waiting]  # an earlier group's objects may have freed some
-        wanted = {pointer.oid: pointer for name in still for pointer in self.lacking(name)}
-        ordered = [pointer for pointer in wanted.values() if pointer.oid not in self.absent]
-        if not ordered or run.lfs_failure is not None:
+        wanted = dict.fromkeys(pointer for name in still for pointer in self.lacking(name))
+        ordered = [pointer for pointer in wanted if pointer not in self.absent]
+        if not ordered or self._over:
             return
         run.enter(Step.TRANSFER, f"{len(ordered)} LFS objects, {sum(pointer.size for pointer in ordered)} bytes")
         began = run.world.clock.monotonic()
@@ -124,11 +127,13 @@ class Gate:
             stop=run.stop,
         )
         run.lfs_bytes += report.bytes_fetched
-        self._arrived(set(report.arrived))
+        self._arrived(pointer for pointer in ordered if pointer.oid in report.arrived)
+        ended = {**report.known_missing, **report.failed, **dict.fromkeys(report.arrived, WRONG_SIZE)}
+        lacking = [pointer for pointer in ordered if pointer not in self.here]
+        self.absent.update((pointer, ended[pointer.oid]) for pointer in lacking if pointer.oid in ended)
         now = run.world.clock.now()
         for oid, (code, message) in {**report.known_missing, **report.failed}.items():
             missing = oid in report.known_missing
-            self.absent[oid] = (code, message)
             run.world.state.lfs_failed(
                 run.mirror.id,
                 oid,
@@ -140,8 +145,9 @@ class Gate:
         if isinstance(report.error, Interrupted):
             raise report.error
         if report.error is not None:
+            self._over = True
             run.lfs_failure = report.error
-        elif report.failed:
+        elif report.failed and run.lfs_failure is None:
             oid, (code, message) = next(iter(report.failed.items()))
             run.lfs_failure = MirrorSyncError(
                 f"{len(report.failed)} LFS objects could not be fetched",
@@ -185,12 +191,13 @@ class Gate:
             if not lacking:
                 run.hold(name, "MS-H006", "waits for a ref that cannot exist beside it, or for the new default branch")
                 continue
-            known = [pointer for pointer in lacking if self.absent.get(pointer.oid, ("",))[0] in KNOWN_MISSING]
+            known = [pointer for pointer in lacking if self.absent.get(pointer, ("",))[0] in KNOWN_MISSING]
             code, count, sample = ("MS-H004", len(known), known[0]) if known else ("MS-H005", len(lacking), lacking[0])
-            path = next((need.path for need in self._tip_needs(name) if need.pointer.oid == sample.oid), "")
-            said = self.absent.get(sample.oid, ("", "not fetched yet"))[1]
+            path = next((need.path for need in self._tip_needs(name) if need.pointer == sample), "")
+            said = self.absent.get(sample, ("", "not fetched yet"))[1]
             lack = "1 LFS object is not here" if count == 1 else f"{count} LFS objects are not here"
             run.hold(name, code, f"{lack}; {printable(path)} ({sample.oid[:12]}): {said}")
 
 
 KNOWN_MISSING = frozenset({"MS-L404", "MS-L410"})
+WRONG_SIZE = ("MS-L422", "the object is here, but it has another size than this pointer says")

@@ -39,7 +39,6 @@ def adopt_view(run: Run) -> None:
         complete=False,
     )
     state.settle_intent(run.lease, state.intend(run.lease, intent, kept=()), published=True)
-    run.adopted = True
     run.world.telemetry.event("view_adopted", view=run.view)
 
 

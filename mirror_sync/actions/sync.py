@@ -35,6 +35,9 @@ from mirror_sync.ports import FetchRequest
 HAVES_SENT = 2000
 """How many of our tips are named to upstream; more only make the request longer."""
 
+WITHOUT_LFS = "without-lfs:"
+"""Marks the digest of what was confirmed without looking at LFS, so that switching LFS on looks again."""
+
 EXCLUDES_USED = 1000
 POINTERS_PER_COMMIT = 5000
 
@@ -88,17 +91,18 @@ def observe(run: Run) -> Observation | None:
     died = mirror.last_run is not None and mirror.last_run.outcome is Outcome.ABANDONED
     # after a run that died there is something to tidy up, even when all it had to do was done
     settled = not died and mirror.view > 0 and mirror.view == run.world.repository.current_view()
-    known = mirror.confirmed_digest if settled else ""
+    mark = "" if run.policy.lfs else WITHOUT_LFS
+    known = mirror.confirmed_digest.removeprefix(mark) if settled and mirror.confirmed_digest.startswith(mark) else ""
     began = run.world.clock.monotonic()
     run.observed_at = run.world.clock.now()
     observation = run.world.upstream.observe(run.policy.patterns, known_digest=known)
     run.world.telemetry.step_finished(run.lease, Step.OBSERVE, run.world.clock.monotonic() - began)
     if observation is None:
-        run.digest = known
+        run.digest = mark + known
         run.complete = True
         return None
     run.observed_at = observation.started_at
-    run.digest = observation.digest
+    run.digest = mark + observation.digest
     run.moved_to = observation.moved_to
     return observation
 
@@ -151,7 +155,7 @@ def compare(run: Run, observation: Observation) -> Plan:
         head = choose_head(observation.snapshot, run.published.head, observation.snapshot.tips)
         if run.view and not updates and head == run.published.head:
             run.complete = True
-            return Plan(moves=run.adopted)
+            return Plan(moves=run.policy.lfs and not run.tips() <= run.world.state.scanned_tips(run.mirror.id))
         run.world.state.note_behind(run.lease, observed_at=observation.started_at)
         verdict = guard(
             run.published,

@@ -59,8 +59,6 @@ class Run:
     availability: Availability = Availability.PRESENT
     holds: dict[RefName, Hold] = field(default_factory=dict)
     notes: list[str] | None = None
-    adopted: bool = False
-    """Whether the disk held a published view that the database did not know."""
     published: RefSnapshot = field(default_factory=lambda: RefSnapshot({}))
     view: int = 0
     run_id: RunId | None = None

@@ -221,6 +221,35 @@ def test_broken_transfer_fails_the_run_and_publishes_what_it_can(house: House) -
     assert house.run().outcome is Outcome.PUBLISHED
 
 
+@pytest.mark.parametrize("wrong", [-3, 7, 5_000_000])
+@pytest.mark.parametrize("liar", ["main", "dev"])
+def test_a_pointer_that_lies_about_the_size_holds_its_own_ref_only(house: House, liar: str, wrong: int) -> None:
+    true = house.upstream.put(b"w" * 100)
+    lie = replace(true, size=true.size + wrong)
+    honest = "dev" if liar == "main" else "main"
+    tips = {liar: house.git.commit("lie", files={"w": lie}), honest: house.git.commit("truth", files={"w": true})}
+    house.offer(**tips)
+    for _ in range(3):
+        house.run()
+        house.check_promise()
+        assert house.served().tips == {RefName(f"refs/heads/{honest}"): tips[honest]}
+        assert [hold.ref for hold in house.now().holds] == [f"refs/heads/{liar}"]
+        house.clock.advance(700.0)
+
+
+def test_an_object_that_fails_does_not_keep_larger_ones_of_other_refs_from_coming(house: House) -> None:
+    first = house.git.commit("one")
+    house.offer(main=first, dev=first)
+    house.run()
+    poor = house.upstream.put(b"p" * 10, *[Fault(flip=True)] * 20)
+    large = house.upstream.put(b"L" * 11_000_000)
+    second = house.git.commit("two", parents=[first], files={"l": large})
+    house.offer(main=second, dev=house.git.commit("three", parents=[first], files={"p": poor}))
+    report = house.run()
+    assert (report.outcome, report.code) == (Outcome.FAILED, "MS-L422")
+    assert house.served().tips == {MAIN: second, DEV: first}
+
+
 def test_bad_objects_hold_their_refs_only(house: House) -> None:
     house.offer(main=house.git.commit("one"), dev=house.git.commit("evil", fault="hasDotgit: tree entry .git"))
     report = house.run()
@@ -371,6 +400,21 @@ def test_lost_database_is_derived_again_from_disk(house: House) -> None:
     assert mirror.confirmed_at is not None
     assert mirror.lfs.wanted == 1
     assert len(house.upstream.opened) == opened
+
+
+def test_lfs_switched_on_later_finds_what_the_published_refs_need(house: House) -> None:
+    weights = house.upstream.put(b"weights")
+    house.policy = replace(house.policy, lfs=False)
+    house.offer(main=house.git.commit("one", files={"w": weights}))
+    house.run()
+    assert house.run().outcome is Outcome.UNCHANGED
+    assert house.now().lfs.wanted == 0
+    house.policy = replace(house.policy, lfs=True)
+    house.run()
+    assert house.now().lfs.wanted == 1
+    fetched = len(house.upstream.fetched)
+    assert house.run().outcome is Outcome.UNCHANGED
+    assert len(house.upstream.fetched) == fetched
 
 
 def test_pack_that_lacks_what_was_listed_changes_nothing(house: House) -> None:
