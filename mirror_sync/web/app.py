@@ -10,7 +10,7 @@ from mirror_sync.errors import MirrorSyncError, NotFound, StateUnavailable
 from mirror_sync.web import language
 from mirror_sync.web.api import api
 from mirror_sync.web.backend import EXTENSION, LIMITS, App, backend
-from mirror_sync.web.bodies import BodyRefused
+from mirror_sync.web.bodies import BodyRefused, leave_body, patience
 from mirror_sync.web.git_http import answer_git
 from mirror_sync.web.health import health
 from mirror_sync.web.hooks import hooks
@@ -27,6 +27,9 @@ CONTENT_POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'"
 )
+
+ANSWER_STALL_SECONDS = 30.0
+"""A client that takes nothing of a small answer for so long has gone; streams set a longer time."""
 
 _LFS_SERVICES = frozenset(
     {
@@ -55,6 +58,7 @@ def create_app(app: App) -> Flask:
     flask.register_error_handler(HTTPException, _http_error)
     flask.register_error_handler(Refused, _refused)
     flask.register_error_handler(BodyRefused, _body_refused)
+    flask.before_request(_bound)
     flask.after_request(_finish)
     if app.settings.server.trusted_proxies:
         count = app.settings.server.trusted_proxies
@@ -99,6 +103,7 @@ def _refused(error: Refused) -> Response:
 
 
 def _body_refused(error: BodyRefused) -> Response:
+    leave_body(request.environ)
     return _refused(Refused(error.status, error.reason))
 
 
@@ -142,6 +147,12 @@ def _wants_page() -> bool:
     if request.method not in ("GET", "HEAD") or request.path.startswith(("/hooks/", "/api/", "/metrics")):
         return False
     return "text/html" in request.headers.get("Accept", "")
+
+
+def _bound() -> None:
+    """Let no client hold a thread by not taking its answer."""
+    with patience(request.environ, ANSWER_STALL_SECONDS):
+        return
 
 
 def _finish(response: Response) -> Response:

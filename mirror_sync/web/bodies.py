@@ -79,6 +79,14 @@ def deadline(environ: Mapping[str, Any], seconds: float) -> Iterator[threading.E
         timer.cancel()
 
 
+def leave_body(environ: Mapping[str, Any]) -> None:
+    """Read no more of a body that is refused, so that the server does not spend a thread on taking the rest."""
+    client = environ.get("gunicorn.socket")
+    if isinstance(client, socket.socket):
+        with suppress(OSError):  # the client has gone: nothing is left to read
+            client.shutdown(socket.SHUT_RD)
+
+
 def raw_pieces(request: Request, *, limit: int, seconds: float) -> Iterator[bytes]:
     """Yield the body as it came, refusing more than ``limit`` bytes, fewer than stated, and longer than ``seconds``."""
     declared = request.content_length

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from flask import Request, Response, request
@@ -10,11 +11,11 @@ from flask import Request, Response, request
 from mirror_sync.domain.runs import Mirror
 from mirror_sync.errors import MirrorSyncError
 from mirror_sync.web.backend import backend, limits
-from mirror_sync.web.bodies import BodyRefused, patience, spooled_body
+from mirror_sync.web.bodies import patience, spooled_body
 from mirror_sync.web.limits import Slot
 from mirror_sync.web.paths import Service, Target
-from mirror_sync.web.replies import NO_CACHE, RETRY_SECONDS, Refused, never_published, served_mirror, text
-from mirror_sync.web.streams import Stream
+from mirror_sync.web.replies import NO_CACHE, RETRY_SECONDS, Refused, never_published, served_mirror
+from mirror_sync.web.streams import BLOCK_BYTES, Stream
 
 UPLOAD_PACK = "git-upload-pack"
 RECEIVE_PACK = "git-receive-pack"
@@ -74,16 +75,28 @@ def _info_refs(target: Target) -> Response:
     slot = limits().streams.take()
     if slot is None:
         raise Refused(429, BUSY, retry_after=RETRY_SECONDS)
+    metrics = backend().metrics
     try:
         body = backend().serving.advertise(mirror.name, protocol=git_protocol(request))
-    finally:
+        if body is None:
+            raise never_published(mirror)
+    except BaseException:
         slot.release()
-    if body is None:
-        raise never_published(mirror)
-    response = Response(body, content_type=ADVERTISEMENT_TYPE)
+        raise
+
+    def done(sent: int) -> None:
+        slot.release()
+        metrics.served_bytes(protocol="git", count=sent)
+
+    response = Response(Stream(_blocks(body), done=done), content_type=ADVERTISEMENT_TYPE)
     response.headers.update(NO_CACHE)
-    backend().metrics.served_bytes(protocol="git", count=len(body))
+    response.headers["Content-Length"] = str(len(body))
     return response
+
+
+def _blocks(body: bytes) -> Iterator[bytes]:
+    for start in range(0, len(body), BLOCK_BYTES):
+        yield body[start : start + BLOCK_BYTES]
 
 
 def _upload_pack(target: Target) -> Response:
@@ -146,8 +159,3 @@ def _result(body: bytes | Stream) -> Response:
     response = Response(body, content_type=RESULT_TYPE)
     response.headers.update(NO_CACHE)
     return response
-
-
-def body_refused(error: BodyRefused) -> Response:
-    """Return the refusal of a body as text."""
-    return text(error.status, error.reason)

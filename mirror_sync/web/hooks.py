@@ -8,12 +8,11 @@ from flask import Blueprint, Response, request
 
 from mirror_sync.errors import ConfigError, StateUnavailable
 from mirror_sync.web.backend import backend, limits
-from mirror_sync.web.bodies import BodyRefused, small_body
+from mirror_sync.web.bodies import BodyRefused, leave_body, small_body
 from mirror_sync.web.github import PROVIDER, USED_EVENTS, PayloadRefused, check_headers, delivery_of, matching_secret
 from mirror_sync.web.replies import text
 
 BODY_SECONDS = 20.0
-SLOT_WAIT_SECONDS = 5.0
 
 hooks = Blueprint("hooks", __name__)
 
@@ -27,6 +26,8 @@ def github() -> Response:
     """
     status, result, message = _receive()
     backend().metrics.webhook(provider=PROVIDER, result=result)
+    if status in (403, 408, 413, 415, 429, 503):
+        leave_body(request.environ)
     if status >= 400:
         backend().telemetry.event("delivery_refused", level="warning", provider=PROVIDER, status=status, why=message)
     return text(status, message, retry_after=30 if status in (429, 503) else None)
@@ -55,16 +56,14 @@ def _receive() -> tuple[int, str, str]:
     fault = _head_fault()
     if fault is not None:
         return fault
-    slot = limits().hooks.take(wait=SLOT_WAIT_SECONDS)
-    if slot is None:
-        return 503, "busy", "too many deliveries are arriving at once; this one may be sent again"
     try:
-        body = small_body(request, limit=app.settings.webhooks.max_body, seconds=BODY_SECONDS)
+        with limits().body_place(request.content_length) as placed:
+            if not placed:
+                return 503, "busy", "too many deliveries are arriving at once; this one may be sent again"
+            body = small_body(request, limit=app.settings.webhooks.max_body, seconds=BODY_SECONDS)
     except BodyRefused as error:
         limits().patience.failed(source)
         return error.status, "malformed", error.reason
-    finally:
-        slot.release()
     signature = request.headers.get("X-Hub-Signature-256", "").encode("latin-1", "replace")
     label = matching_secret(body, signature, secrets)
     if label is None:

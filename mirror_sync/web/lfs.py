@@ -16,7 +16,7 @@ from mirror_sync.domain.pointers import Pointer
 from mirror_sync.domain.runs import Mirror
 from mirror_sync.errors import NotFound
 from mirror_sync.web.backend import backend, limits
-from mirror_sync.web.bodies import patience, small_body
+from mirror_sync.web.bodies import leave_body, patience, small_body
 from mirror_sync.web.git_http import BUSY, SEND_STALL_SECONDS
 from mirror_sync.web.paths import Service, Target
 from mirror_sync.web.ranges import choose
@@ -25,6 +25,7 @@ from mirror_sync.web.streams import BLOCK_BYTES, SENT_FILE, SentFile
 
 MAX_OBJECTS = 1000
 MAX_BATCH_BYTES = 1024 * 1024
+BATCH_BODY_SECONDS = 20.0
 MAX_SIZE = 2**63 - 1
 REASONS_LOOKED_UP = 100
 """Objects of one batch whose exact reason is looked up; the others get the general one."""
@@ -67,8 +68,13 @@ def _batch(mirror: Mirror) -> Response:
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding != "identity":
         raise Refused(415, "a batch request is sent uncompressed")
+    with limits().body_place(request.content_length) as placed:
+        if not placed:
+            leave_body(request.environ)
+            raise Refused(429, BUSY, retry_after=RETRY_SECONDS)
+        body = small_body(request, limit=MAX_BATCH_BYTES, seconds=BATCH_BODY_SECONDS)
     try:
-        document = json.loads(small_body(request, limit=MAX_BATCH_BYTES))
+        document = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Refused(422, "the batch request is not JSON") from error
     objects = _checked(document, mirror)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mirror_sync.config import Settings
 from mirror_sync.ports import Clock
@@ -11,8 +13,13 @@ from mirror_sync.ports import Clock
 RESERVED_THREADS = 16
 """Threads that streams can never take: health, metrics, pages and webhooks answer always."""
 
-HOOK_BODIES = 8
-"""Webhook bodies read at the same time."""
+SMALL_BODY_BYTES = 64 * 1024
+"""A body up to this size is here as a whole before a thread begins (:mod:`mirror_sync.web.patient`)."""
+
+LARGER_BODIES = 4
+"""Larger bodies of webhooks and LFS batches that are read at the same time, and as many that wait."""
+
+BODY_WAIT_SECONDS = 5.0
 
 
 class Slot:
@@ -82,8 +89,31 @@ class Limits:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.streams = Slots(settings.serve.max_streams)
-        self.hooks = Slots(HOOK_BODIES)
+        self._bodies = Slots(LARGER_BODIES)
+        self._line = Slots(LARGER_BODIES)
         self.patience = Patience(clock)
+
+    @contextmanager
+    def body_place(self, length: int | None) -> Iterator[bool]:
+        """Hold a place for reading a body of ``length`` bytes (``None``: chunked); yields whether there is one.
+
+        A small body needs none.  Only a few requests wait, so that bodies which drip
+        in never take all threads.
+        """
+        if length is not None and length <= SMALL_BODY_BYTES:
+            yield True
+            return
+        waiting = self._line.take()
+        if waiting is None:
+            yield False
+            return
+        place = self._bodies.take(wait=BODY_WAIT_SECONDS)
+        waiting.release()
+        try:
+            yield place is not None
+        finally:
+            if place is not None:
+                place.release()
 
 
 def thread_count(settings: Settings) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from mirror_sync.telemetry import logger
 from mirror_sync.web.app import create_app
 from mirror_sync.web.backend import EXTENSION, App
 from mirror_sync.web.limits import thread_count
+from mirror_sync.web.patient import PatientWorker
 from mirror_sync.web.streams import SENT_FILE
 
 GRACEFUL_SECONDS = 600
@@ -23,6 +25,8 @@ GRACEFUL_SECONDS = 600
 KEEPALIVE_SECONDS = 15
 WORKER_TIMEOUT_SECONDS = 120
 BACKLOG = 1024
+MOST_CONNECTIONS = 4096
+"""Open at once, whatever they do; only a whole request takes a thread."""
 
 AppFactory = Callable[[], App]
 
@@ -90,10 +94,10 @@ def server_options(settings: Settings, *, graceful_seconds: int = GRACEFUL_SECON
     """Return gunicorn's settings for ours."""
     return {
         "bind": [settings.server.listen],
-        "worker_class": "gthread",
+        "worker_class": PatientWorker,
         "workers": 1,
         "threads": thread_count(settings),
-        "worker_connections": 4 * thread_count(settings),
+        "worker_connections": MOST_CONNECTIONS,
         "backlog": BACKLOG,
         "keepalive": KEEPALIVE_SECONDS,
         "timeout": WORKER_TIMEOUT_SECONDS,
@@ -129,7 +133,16 @@ def serve(factory: AppFactory, settings: Settings, *, graceful_seconds: int = GR
     ``graceful_seconds``; SIGHUP starts a fresh child, whose factory reads the
     configuration anew, while the old one finishes what it began.
     """
+    _allow_descriptors()
     _Server(factory, settings, graceful_seconds=graceful_seconds).run()
+
+
+def _allow_descriptors() -> None:
+    """Raise the soft limit of open files to what the connections may need, as far as the hard one goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * MOST_CONNECTIONS if hard == resource.RLIM_INFINITY else min(4 * MOST_CONNECTIONS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 __all__ = ["AppFactory", "serve", "server_options"]

@@ -149,7 +149,8 @@ def test_every_slot_comes_back(world: World) -> None:
         client.post(path, data=body, content_type=REQUEST, headers=headers, buffered=True)
 
     for _ in range(world.settings.serve.max_streams + 3):
-        client.get(f"/{NAME}/info/refs?service=git-upload-pack")
+        client.get(f"/{NAME}/info/refs?service=git-upload-pack", buffered=True)
+        client.head(f"/{NAME}/info/refs?service=git-upload-pack", buffered=True)
         post(LS_REFS, **{"Git-Protocol": "version=2"})
         post(b"0000")
         post(b"junk")

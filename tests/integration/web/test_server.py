@@ -459,6 +459,55 @@ def test_a_dripping_delivery_gives_its_thread_back(served: Served) -> None:
     assert not answer or answer.startswith(b"HTTP/1.1 408")
 
 
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        ("silent", b""),
+        ("half a head", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "),
+        ("half a small body", b"POST /hooks/github HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n{"),
+        ("half a large body", b"POST /hooks/github HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 900000\r\n\r\n{"),
+        ("half a batch", f"POST /{NAME}/info/lfs/objects/batch HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n".encode()),
+        ("an answer nobody takes", b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+    ],
+)  # fmt: skip
+def test_hundreds_of_slow_sockets_hold_up_nobody(served: Served, kind: str, sent: bytes) -> None:
+    slow: list[socket.socket] = []
+    try:
+        for _ in range(400):
+            connection = served.connect()
+            connection.sendall(sent)
+            slow.append(connection)
+        get(served, "/healthz")  # the flood itself is behind us
+        began = time.monotonic()
+        for _ in range(5):
+            assert get(served, "/healthz")[0] == 200
+        assert time.monotonic() - began < 3.0, kind
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+def test_a_head_in_two_pieces_is_one_request(served: Served) -> None:
+    connection = served.connect()
+    connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConn")
+    time.sleep(0.3)
+    connection.sendall(b"ection: close\r\n\r\n")
+    assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+    connection.close()
+
+
+def test_requests_sent_at_once_are_all_answered(served: Served) -> None:
+    connection = served.connect()
+    one = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    connection.sendall(one * 3 + last)
+    answer = b""
+    while piece := connection.recv(65536):
+        answer += piece
+    connection.close()
+    assert answer.count(b"HTTP/1.1 200") == 4
+
+
 # ---------------------------------------------------------------- the process
 
 

@@ -1,8 +1,21 @@
 from __future__ import annotations
 
+from contextlib import ExitStack
+
+import pytest
+
 from mirror_sync.config import ServeSettings, Settings
 from mirror_sync.testing.clock import HandClock
-from mirror_sync.web.limits import RESERVED_THREADS, Patience, Slots, thread_count
+from mirror_sync.web import limits as limits_module
+from mirror_sync.web.limits import (
+    LARGER_BODIES,
+    RESERVED_THREADS,
+    SMALL_BODY_BYTES,
+    Limits,
+    Patience,
+    Slots,
+    thread_count,
+)
 
 
 def test_slots_run_out_and_come_back_once() -> None:
@@ -53,3 +66,17 @@ def test_streams_never_take_every_thread() -> None:
     settings = Settings(serve=ServeSettings(max_streams=64, threads=64))
     assert thread_count(settings) == 64 + RESERVED_THREADS
     assert thread_count(Settings(serve=ServeSettings(max_streams=8, threads=256))) == 256
+
+
+def test_small_bodies_need_no_place_and_larger_ones_wait_in_a_short_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits_module, "BODY_WAIT_SECONDS", 0.01)
+    limits = Limits(Settings(), HandClock())
+    with ExitStack() as stack:
+        held = [stack.enter_context(limits.body_place(None)) for _ in range(LARGER_BODIES)]
+        assert all(held)
+        with limits.body_place(SMALL_BODY_BYTES + 1) as placed:
+            assert not placed
+        with limits.body_place(SMALL_BODY_BYTES) as placed:
+            assert placed
+    with limits.body_place(None) as placed:
+        assert placed
