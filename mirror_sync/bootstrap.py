@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import socket
@@ -23,7 +24,7 @@ from mirror_sync.clock import SystemClock
 from mirror_sync.config import Settings, UpstreamRule
 from mirror_sync.domain.names import MirrorName, parse_upstream_url
 from mirror_sync.domain.runs import Delivery, Lease, Mirror, RunReport
-from mirror_sync.errors import StorageForeign
+from mirror_sync.errors import StorageFailed, StorageForeign
 from mirror_sync.ports import (
     GitRepositories,
     GitRepository,
@@ -385,9 +386,10 @@ class App:
         )
 
     def recover_all(self) -> None:
-        """Make the storage directories ours, or refuse those of another host or database."""
+        """Make the storage directories ours and durable, or refuse those of another host or database."""
         for directory in (self.settings.storage.git_dir, self.settings.storage.lfs_dir):
             claim_storage(directory, {"database": self.state.identity(), "host": host_identity()})
+            sync_storage(directory)
 
 
 def build(settings: Settings, *, role: str) -> App:
@@ -464,6 +466,25 @@ def claim_storage(directory: Path, identity: Mapping[str, str]) -> None:
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_storage(directory: Path) -> None:
+    """Make everything below a storage directory durable; raises :class:`StorageFailed`.
+
+    A worker that was killed may have given names that it did not come to sync.  They are
+    seen, so the next run relies on them, and a power cut would still take them.
+    """
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.syncfs(handle) != 0:
+            raise StorageFailed(
+                f"{directory} cannot be made durable",
+                why=os.strerror(ctypes.get_errno()),
+                remedy="check the disk and the kernel's log",
+            )
     finally:
         os.close(handle)
 

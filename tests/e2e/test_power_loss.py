@@ -6,6 +6,8 @@ in rounds, the LFS objects of history, maintenance and a sweep, on SQLite.
 
 from __future__ import annotations
 
+import os
+import random
 import re
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +20,8 @@ from tests.support.crash import Crasher
 from tests.support.crash_world import DAY, Site, World
 from tests.support.fsync_order import Disk, Violation, judge, strace
 from tests.support.tools import require
+
+SEED = int(os.environ.get("CRASH_SEED") or random.SystemRandom().randrange(1_000_000))
 
 GRAPH_REASON = "git does without this index when it is torn or gone, and the next maintenance writes it anew"
 ALLOWED = (
@@ -99,6 +103,34 @@ def test_nothing_relies_on_what_a_power_cut_could_take(traced: Traced) -> None:
     assert not wrong, "\n".join(map(str, wrong[:20]))
     for rule, path, _ in ALLOWED:
         assert any(one.rule == rule and path.search(one.what) for one in disk.found), f"nothing needs to excuse {path}"
+
+
+def test_what_a_killed_worker_left_is_made_durable_before_it_is_relied_on(traced: Traced) -> None:
+    """kill -9 between a new name and its sync, then the next run, then a power cut."""
+    world, crasher = traced.world, traced.crasher
+    filled = world.make(crasher, traced.directory / "filled")
+    crasher.run(filled.config, "sync")
+    world.move_on()
+    probe = filled.copy(traced.directory / "probe")
+    labels = crasher.run(probe.config, "sync", later=DAY).labels
+    named = [
+        number
+        for number, label in enumerate(labels, start=1)
+        if label.startswith(("after replace", "after rename", "after link", "after commit"))
+        and re.search(r"/lfs/objects/|/store/|/views/|/current$|commit$", label)
+    ]
+    chance = random.Random(SEED)
+    sites: dict[int, Site] = {}
+    for point in sorted(chance.sample(named, min(6, len(named)))):
+        site = filled.copy(traced.directory / f"killed-{point}")
+        crasher.run(site.config, "sync", later=DAY, kill_at=point, marks=True)
+        site.wait_until_free()
+        crasher.run(site.config, "sync", later=2 * DAY, marks=True)
+        site.check_converged()
+        sites[point] = site
+    for point, site in sites.items():
+        wrong = [violation for violation in traced.judged(site).found if not excused(violation)]
+        assert not wrong, f"killed {labels[point - 1]}; CRASH_SEED={SEED}\n" + "\n".join(map(str, wrong[:20]))
 
 
 def test_the_judge_tells_of_every_sync_that_is_left_out(traced: Traced) -> None:

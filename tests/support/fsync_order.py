@@ -23,12 +23,13 @@ from tests.support.crash import MARK
 
 CALLS = (
     "open,openat,creat,write,pwrite64,writev,pwritev,pwritev2,ftruncate,truncate,fallocate,copy_file_range,sendfile,"
-    "fsync,fdatasync,rename,renameat,renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,"
+    "fsync,fdatasync,syncfs,rename,renameat,renameat2,link,linkat,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,"
     "access,faccessat,faccessat2"
 )
 WRITES = frozenset(
     {"write", "pwrite64", "writev", "pwritev", "pwritev2", "ftruncate", "fallocate", "copy_file_range", "sendfile"}
 )
+SYNCS = frozenset({"fsync", "fdatasync", "syncfs"})
 RENAMES = frozenset({"rename", "renameat", "renameat2"})
 LINKS = frozenset({"link", "linkat"})
 SYMLINKS = frozenset({"symlink", "symlinkat"})
@@ -115,7 +116,6 @@ class Disk:
 
     home: str
     nodes: dict[str, Node] = field(default_factory=dict)
-    directories: set[str] = field(default_factory=set)
     fresh: dict[str, tuple[int, str]] = field(default_factory=dict)
     """Names whose directory was not synced since they were made, with the line that made them."""
     found: list[Violation] = field(default_factory=list)
@@ -131,10 +131,9 @@ class Disk:
             self._open(call)
         elif call.name in WRITES or call.name == "truncate":
             self._write(call, call.paths[0] if call.name == "truncate" else call.descriptor)
-        elif call.name in ("fsync", "fdatasync"):
+        elif call.name in SYNCS:
             self._sync(call)
         elif call.name in ("mkdir", "mkdirat"):
-            self.directories.add(call.paths[0])
             self._name(call, call.paths[0])
         elif call.name in SYMLINKS:
             self._name(call, call.paths[1])
@@ -161,12 +160,13 @@ class Disk:
             node.dirty, node.line = call.begun, call.line
 
     def _sync(self, call: Call) -> None:
-        path = call.descriptor
-        if path in self.directories:
-            for name in [name for name, (line, _) in self.fresh.items() if parent(name) == path and line < call.begun]:
+        path, whole = call.descriptor, call.name == "syncfs"
+        for name in [name for name, (line, _) in self.fresh.items() if line < call.begun]:
+            if whole or parent(name) == path:
                 del self.fresh[name]
-        elif path in self.nodes and self.nodes[path].dirty < call.begun:
-            self.nodes[path].dirty = 0
+        for name, node in self.nodes.items():
+            if (whole or name == path) and node.dirty < call.begun:
+                node.dirty = 0
 
     def _name(self, call: Call, path: str) -> None:
         if self._ours(path):
@@ -191,9 +191,6 @@ class Disk:
         for table in (self.nodes, self.fresh):
             for name in [name for name in table if within(name, source)]:
                 table[target + name[len(source) :]] = table.pop(name)  # type: ignore[attr-defined]
-        for name in [name for name in self.directories if within(name, source)]:
-            self.directories.discard(name)
-            self.directories.add(target + name[len(source) :])
         self._name(call, target)
 
     def _remove(self, call: Call) -> None:
@@ -207,7 +204,6 @@ class Disk:
     def _forget(self, path: str) -> None:
         self.nodes.pop(path, None)
         self.fresh.pop(path, None)
-        self.directories.discard(path)
 
     # ------------------------------------------------------------ what must be so
 
@@ -277,8 +273,8 @@ class Disk:
 
 
 def judge(trace: Path, home: Path) -> Disk:
-    """Follow a trace for the tree at ``home``, empty when it began; ``found`` has what is wrong."""
-    disk = Disk(str(home), directories={str(home)})
+    """Follow a trace for the tree at ``home``; what was there when it began counts as durable.  ``found`` has what is wrong."""
+    disk = Disk(str(home))
     for call in calls(trace, str(home)):
         disk.take(call)
     return disk
@@ -314,7 +310,7 @@ def _parsed(text: str, begun: int) -> Call | None:
         return Call(name, begun, text, paths=tuple(_STRING.findall(arguments))) if MARK in arguments else None
     if match[3].startswith("-") or match[3] == "?":
         return None
-    if name in WRITES or name in ("fsync", "fdatasync"):
+    if name in WRITES or name in SYNCS:
         found = _DESCRIPTOR.match(arguments.split(", ", 1)[1] if name == "copy_file_range" else arguments)
         return Call(name, begun, text, descriptor=found[2].removesuffix(" (deleted)")) if found else None
     return Call(name, begun, text, paths=tuple(_paths(arguments)), flags=arguments)
