@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from mirror_sync.cli import codes
 from mirror_sync.cli.opening import settings_of, told
 from mirror_sync.cli.options import Command, Globals
 from mirror_sync.errors import ConfigError
@@ -28,20 +31,35 @@ def serve(context: click.Context, role: str) -> int:
     configuration again.
     """
     from mirror_sync.bootstrap import build, configure_logs
-    from mirror_sync.config import process_environment, scrub
+    from mirror_sync.config import scrub
 
     flags = told(context)
     settings = settings_of(flags)
     scrub()
     configure_logs(settings, level="debug" if flags.verbose else "")
+    if role == "all":
+        return _all(flags, settings)
     with build(settings, role=role) as app:
         app.state.check()
-    if role == "web":
-        return _web(flags, settings)
-    if role == "worker":
-        return _worker(flags, settings)
+    return _web(flags, settings) if role == "web" else _worker(flags, settings)
+
+
+def _all(flags: Globals, settings: Settings) -> int:
+    from mirror_sync.bootstrap import build
+    from mirror_sync.config import process_environment
     from mirror_sync.worker import role_commands, supervise
 
+    sys.stdout.flush()
+    checking = os.fork()
+    if checking == 0:
+        # Apart, because the supervisor lives as long as the daemon and needs no database library in its memory;
+        # what is wrong is told on the way out of this process like any error.
+        with build(settings, role="cli") as app:
+            app.state.check()
+        return codes.DONE
+    status = os.waitstatus_to_exitcode(os.waitpid(checking, 0)[1])
+    if status != codes.DONE:
+        return status if status > 0 else codes.FAILED
     return supervise(
         role_commands(configuration_options(settings, verbose=bool(flags.verbose))),
         environment=process_environment(),

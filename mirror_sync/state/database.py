@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Double, Row, Table, bindparam, cast, extract, func, select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql import ColumnElement
 
 from mirror_sync.domain.runs import Lease, MirrorId
@@ -115,7 +114,15 @@ class Database:
 
     def _insert(self, into: Table) -> Any:
         """Return an INSERT that knows ON CONFLICT; both dialects spell it the same."""
-        return postgresql.insert(into) if self._postgres else sqlite.insert(into)
+        if self._postgres:
+            from sqlalchemy.dialects.postgresql import (
+                insert,
+            )  # it takes memory, and most installations have no Postgres
+
+            return insert(into)
+        from sqlalchemy.dialects.sqlite import insert as insert_sqlite
+
+        return insert_sqlite(into)
 
     def _count(self, connection: Connection, counts: Mapping[tuple[str, str], int]) -> None:
         """Add to the counts kept in the database; the last thing a transaction does, since all share these rows."""
