@@ -241,21 +241,17 @@ def _job(config: Path, job: str, urls: tuple[str, ...]) -> dict[str, Any]:
             for url in urls:
                 app.enrol(url)
             return {}
-        app.recover_all()
         worker = f"worker-{os.getpid()}"
-
-        def keep(_lease: Lease) -> contextlib.AbstractContextManager[threading.Event]:
-            return contextlib.nullcontext(stop)
-
-        if job == "sync":
-            lease = app.claim(worker)
-            if lease is None:
-                return {"outcome": "", "code": "not due"}
-            try:
+        try:
+            app.recover_all()
+            if job == "sync":
+                lease = app.claim(worker)
+                if lease is None:
+                    return {"outcome": "", "code": "not due"}
                 report = app.sync(lease, stop=stop)
-            except (LeaseLost, StateUnavailable) as error:
-                return {"outcome": "unrecorded", "code": error.code, "message": str(error)}
-            return {"outcome": report.outcome.value, "code": report.code, "message": report.message}
+                return {"outcome": report.outcome.value, "code": report.code, "message": report.message}
+        except (LeaseLost, StateUnavailable) as error:
+            return {"outcome": "unrecorded", "code": error.code, "message": str(error)}
         if job == "maintain":
             return {"done": app.maintain_one(worker, keep=keep)}
         if job == "history":

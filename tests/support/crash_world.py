@@ -317,7 +317,8 @@ class Site:
         found |= set((self.directory / "lfs" / "incomplete").glob("*"))
         current = self.view()
         if current is not None:
-            found |= {path for path in (self.root / "views").iterdir() if int(path.name) > int(current.name)}
+            numbers = [path for path in (self.root / "views").iterdir() if path.name.isdigit()]
+            found |= {path for path in numbers if int(path.name) > int(current.name)}
         return sorted(str(path.relative_to(self.directory)) for path in found)
 
     def _object(self, oid: str) -> Path:
