@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mirror_sync.domain.attributes import ATTRIBUTES_NAME, Attributes, Work
-from mirror_sync.domain.names import GitOid, LfsOid
+from mirror_sync.domain.names import GitOid
 from mirror_sync.domain.pointers import Pointer, TipNeed
 from mirror_sync.errors import RepositoryDamaged
 from mirror_sync.repos.git import Git
@@ -40,6 +40,7 @@ _ENTRIES: Final = {
 _KIND: Final = 0o170000
 _DIRECTORY: Final = 0o040000
 _FILE: Final = 0o100000
+_SYMLINK: Final = 0o120000
 _MARK_ALL: Final = b"* filter=lfs\n"
 
 _Context = tuple[tuple[bytes, bytes], ...]
@@ -117,12 +118,12 @@ class _Forest:
         self._decided: dict[tuple[bytes, bytes, _Context], tuple[TipNeed, ...]] = {}
 
     def needs(self, root: bytes) -> list[TipNeed]:
-        """Return what the tree ``root`` needs, one path for each LFS object."""
+        """Return what the tree ``root`` needs, one path for each pointer."""
         self._make_room()
         self._explore(root)
         if root in self._barren:
             return []
-        found: dict[LfsOid, TipNeed] = {}
+        found: dict[Pointer, TipNeed] = {}
         pending: list[tuple[bytes, bytes, _Context]] = [(b"", root, ())]
         visited = 0
         while pending:
@@ -135,7 +136,7 @@ class _Forest:
             context = above if tree.attributes is None else (*above, (directory, tree.attributes))
             if tree.files:
                 for need in self._decide(directory, oid, context):
-                    found.setdefault(need.pointer.oid, need)
+                    found.setdefault(need.pointer, need)
             for name, subtree in reversed(tree.trees):
                 path = _join(directory, name)
                 if len(path) < MAX_PATH_BYTES:
@@ -207,11 +208,10 @@ class _Forest:
             kind = int(mode, 8) & _KIND
             if kind == _DIRECTORY:
                 tree.trees.append((name, oid))
-            elif kind == _FILE:
-                if oid in blobs:
-                    tree.files.append((name, oid))
-                if name == ATTRIBUTES_NAME:
-                    tree.attributes = oid
+            elif kind == _FILE and oid in blobs:
+                tree.files.append((name, oid))
+            if kind in (_FILE, _SYMLINK) and name == ATTRIBUTES_NAME:
+                tree.attributes = oid  # a checkout reads the index, where a symlink's target is taken for the content
         return tree
 
     def _decide(self, directory: bytes, oid: bytes, context: _Context) -> tuple[TipNeed, ...]:
@@ -241,7 +241,7 @@ class _Forest:
             self._remembered += sum(len(content) for content in contents) // 32
         return attributes
 
-    def _add_everything(self, root: bytes, found: dict[LfsOid, TipNeed]) -> None:
+    def _add_everything(self, root: bytes, found: dict[Pointer, TipNeed]) -> None:
         """Add every pointer below ``root`` without asking for attributes: a tree made to be walked for ever."""
         seen = {root}
         pending = [(b"", root)]
@@ -250,8 +250,8 @@ class _Forest:
             tree = self._fertile[oid]
             for name, blob in tree.files:
                 pointer = self._blobs[blob]
-                if pointer.oid not in found:
-                    found[pointer.oid] = TipNeed(pointer, _text(_join(directory, name)))
+                if pointer not in found:
+                    found[pointer] = TipNeed(pointer, _text(_join(directory, name)))
             for name, subtree in tree.trees:
                 if subtree not in seen:
                     seen.add(subtree)

@@ -59,7 +59,7 @@ class ScriptedObjects:
         self._commits[oid] = ScriptedCommit(
             oid,
             tuple(parents),
-            tuple(PointerBlob(scripted_oid(pointer.oid), pointer) for pointer in pointers.values()),
+            tuple(PointerBlob(scripted_oid(f"{pointer.oid} {pointer.size}"), pointer) for pointer in pointers.values()),
             tuple(TipNeed(pointer, path) for path, pointer in pointers.items()),
             fault,
         )

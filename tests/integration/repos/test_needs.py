@@ -209,6 +209,30 @@ def test_a_very_deep_tree_ends(history: History) -> None:
     assert asked(history, [history.commit(tree=top)], index) == {}
 
 
+def test_attributes_that_are_a_symlink_count_as_in_a_checkout(history: History, tmp_path: Path) -> None:
+    """A checkout reads attributes from the index, where a symlink's blob is its target."""
+    index = known(history)
+    ids = list(index)
+    level = history.tree([("120000", b".gitattributes", history.blob(b"* filter=lfs")), ("100644", b"a.bin", ids[0])])
+    tip = history.commit(tree=level)
+    assert asked(history, [tip], index) == {tip: [(1, "a.bin")]}
+    git = ["git", "--git-dir", str(history.directory), "--work-tree", str(tmp_path), "-c", "core.bare=false"]
+    subprocess.run([*git, "read-tree", tip], check=True)
+    smudge = ["-c", "filter.lfs.smudge=echo smudged; cat >/dev/null", "-c", "filter.lfs.required=true"]
+    subprocess.run([*git, *smudge, "checkout-index", "a.bin"], check=True)
+    assert (tmp_path / "a.bin").read_bytes() == b"smudged\n"
+
+
+def test_one_object_under_two_sizes_is_needed_under_both(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    oid = f"{7:064x}"
+    index = {GitOid(history.blob(pointer_text(oid, size))): Pointer(oid, size) for size in (5, 12)}
+    files = dict(zip(["a.bin", "b.bin"], index, strict=True))
+    tip = history.commit(tree=tree(history, {".gitattributes": history.blob(ATTRIBUTES), **files}))
+    assert asked(history, [tip], index) == {tip: [(5, "a.bin"), (12, "b.bin")]}
+    monkeypatch.setattr(needs_module, "MAX_DIRECTORIES", 0)
+    assert asked(history, [tip], index) == {tip: [(5, "a.bin"), (12, "b.bin")]}
+
+
 def test_many_tips_agree_with_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against plain ``ls-tree`` and ``check-attr``; again with hardly any memory."""
     repository = tmp_path / "long.git"

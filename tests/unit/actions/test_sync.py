@@ -233,7 +233,7 @@ def test_a_pointer_that_lies_about_the_size_holds_its_own_ref_only(house: House,
         house.run()
         house.check_promise()
         assert house.served().tips == {RefName(f"refs/heads/{honest}"): tips[honest]}
-        assert [hold.ref for hold in house.now().holds] == [f"refs/heads/{liar}"]
+        assert [hold.name for hold in house.now().holds] == [f"refs/heads/{liar}"]
         house.clock.advance(700.0)
 
 
