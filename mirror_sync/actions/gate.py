@@ -177,7 +177,8 @@ class Gate:
             return
         by_name = {item.update.name: item for item in ready}
         moved = [by_name[update.name] for update in settlement.moved]
-        waiting = {name: item for name, item in self.waiting.items() if name not in {u.name for u in settlement.moved}}
+        gone = {update.name for update in settlement.moved}
+        waiting = {name: item for name, item in self.waiting.items() if name not in gone}
         complete = not waiting and not run.holds
         publish(run, tips=settlement.tips, head=target, moved=moved, complete=complete)
         self.waiting = waiting
