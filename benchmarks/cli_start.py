@@ -2,23 +2,25 @@
 
     python -m benchmarks.cli_start [--runs 15]
 
-Prints one line per command: median and best wall time, and the ratio to ``python -c pass``.
+Prints one line per command: median wall time, and that of ``python -c pass`` over it.
 Runs are interleaved, so that other load on the machine meets all of them alike.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-LIMIT_SECONDS = 0.4
-"""What ``mirror-sync --help`` may take."""
+from benchmarks.figures import Figure, conclude, median, options
+
+FLOORS = {"mirror-sync --help": 0.4}
+"""What a command may take, in seconds."""
+
+PEER = "python -c pass"
 
 
 def commands(directory: Path) -> dict[str, list[str]]:
@@ -46,9 +48,8 @@ def prepare(directory: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=15)
-    runs = parser.parse_args().runs
+    told = options(__doc__, (("--runs",), {"type": int, "default": 15})).parse_args()
+    runs = told.runs
     with tempfile.TemporaryDirectory() as made:
         directory = Path(made)
         prepare(directory)
@@ -59,16 +60,11 @@ def main() -> int:
                 began = time.perf_counter()
                 subprocess.run(argv, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
                 times[name].append(time.perf_counter() - began)
-    base = statistics.median(times["python -c pass"][1:])
-    print(f"{'command':34}  {'median':>8}  {'best':>8}  ratio   ({runs} runs)")
-    for name, all_taken in times.items():
-        taken = all_taken[1:]  # the first one compiles and fills caches
-        median = statistics.median(taken)
-        print(f"{name:34}  {median:7.3f}s  {min(taken):7.3f}s  {median / base:5.1f}")
-    help_median = statistics.median(times["mirror-sync --help"][1:])
-    verdict = "within" if help_median < LIMIT_SECONDS else "ABOVE"
-    print(f"mirror-sync --help is {verdict} its limit of {LIMIT_SECONDS}s")
-    return 0 if help_median < LIMIT_SECONDS else 1
+    medians = {name: median(taken[1:]) for name, taken in times.items()}  # the first one compiles and fills caches
+    figures = [
+        Figure(name, medians[name], "s", FLOORS.get(name), None, PEER, medians[PEER]) for name in times if name != PEER
+    ]
+    return conclude("cli_start", figures, told, runs=runs)
 
 
 if __name__ == "__main__":

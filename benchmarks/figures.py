@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,12 @@ class Figure:
             peer,
             ratio,
         ]
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> Figure:
+        """Return the figure that :meth:`document` wrote."""
+        known = {key: value for key, value in document.items() if key not in ("ratio", "missed")}
+        return cls(**known)
 
     def document(self) -> dict[str, object]:
         """Return it for the line of JSON."""

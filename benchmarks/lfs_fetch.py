@@ -10,14 +10,11 @@ is the median, the ratio git-lfs seconds / our seconds (above 1: ours is quicker
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
 import os
 import random
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,6 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.figures import Figure, conclude, median, options
 from mirror_sync.actions.transfer import TransferLimits, transfer
 from mirror_sync.clock import SystemClock
 from mirror_sync.domain.names import LfsOid, MirrorName
@@ -120,13 +118,12 @@ def theirs(origin: str, pointer: Pointer, work: Path) -> tuple[float, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=1024, metavar="MIB")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--directory", type=Path, help="where to work (default: a temporary directory)")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
-    parser.add_argument("--check", action="store_true", help=f"exit 1 when the ratio is below {FLOOR}")
-    arguments = parser.parse_args()
+    arguments = options(
+        __doc__,
+        (("--size",), {"type": int, "default": 1024, "metavar": "MIB"}),
+        (("--rounds",), {"type": int, "default": 5}),
+        (("--directory",), {"type": Path, "help": "where to work (default: a temporary directory)"}),
+    ).parse_args()
     size = arguments.size << 20
     with tempfile.TemporaryDirectory(prefix="mirror-sync-bench-", dir=arguments.directory) as scratch:
         work = Path(scratch)
@@ -137,28 +134,15 @@ def main() -> int:
             for _ in range(arguments.rounds):
                 runs["mirror_sync"].append(ours(origin, pointer, work))
                 runs["git lfs fetch"].append(theirs(origin, pointer, work))
-    figures = {}
-    print(f"one LFS object of {arguments.size} MiB, loopback, {arguments.rounds} rounds in turns, medians")
-    print(f"{'':16} {'seconds':>9} {'MiB/s':>9} {'CPU s':>9} {'best s':>9}")
-    for name, measured in runs.items():
-        wall, used = (statistics.median(column) for column in zip(*measured, strict=True))
-        best = min(seconds for seconds, _ in measured)
-        figures[name] = {"seconds": round(wall, 3), "cpu_seconds": round(used, 3), "best_seconds": round(best, 3)}
-        print(f"{name:16} {wall:9.2f} {arguments.size / wall:9.0f} {used:9.2f} {best:9.2f}")
-    ratio = figures["git lfs fetch"]["seconds"] / figures["mirror_sync"]["seconds"]
-    print(f"ratio            {ratio:9.2f}   (floor {FLOOR})")
-    answer = {
-        "benchmark": "lfs_fetch",
-        "size_mib": arguments.size,
-        "rounds": arguments.rounds,
-        "ratio": round(ratio, 3),
-        "floor": FLOOR,
-        **figures,
-    }
-    print(json.dumps(answer))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(answer, indent=2) + "\n")
-    return 1 if arguments.check and ratio < FLOOR else 0
+    mine, peer = ([median(column) for column in zip(*runs[name], strict=True)] for name in runs)
+    mebibytes = arguments.size
+    figures = [
+        Figure(f"one LFS object of {mebibytes} MiB, wall time", mine[0], "s", None, None, "git lfs fetch", peer[0]),
+        Figure("  times as fast as git lfs fetch", peer[0] / mine[0], "x", None, FLOOR),
+        Figure("  rate", mebibytes / mine[0], "MiB/s", None, None, "git lfs fetch", mebibytes / peer[0]),
+        Figure("  processor time", mine[1], "s", None, None, "git lfs fetch", peer[1]),
+    ]
+    return conclude("lfs_fetch", figures, arguments, size_mib=mebibytes, rounds=arguments.rounds)
 
 
 if __name__ == "__main__":
