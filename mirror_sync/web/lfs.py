@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -12,7 +12,6 @@ from flask import Response, request
 from werkzeug.wsgi import FileWrapper
 
 from mirror_sync.domain.names import LfsOid, is_lfs_oid, printable
-from mirror_sync.domain.pointers import Pointer
 from mirror_sync.domain.runs import Mirror
 from mirror_sync.errors import NotFound
 from mirror_sync.web.backend import backend, limits
@@ -79,10 +78,11 @@ def _batch(mirror: Mirror) -> Response:
         raise Refused(422, "the batch request is not JSON") from error
     objects = _checked(document, mirror)
     known = backend().state.lfs_refers(mirror.id, [LfsOid(oid) for oid, _size in objects if is_lfs_oid(oid)])
-    here = backend().objects.present([Pointer(oid, size) for oid, size in known.items()])
-    reasons = _reasons(mirror, [oid for oid in known if oid not in here])
+    # Two pointers may claim different sizes for one object, so what counts is the size of what is here.
+    sizes = {oid: size for oid in known if (size := backend().objects.size(oid)) is not None}
+    reasons = _reasons(mirror, [oid for oid in known if oid not in sizes])
     base = f"{public_base()}/{quote(mirror.name, safe='/:[]~@!$&()+,;=-._')}.git/info/lfs/objects"
-    answers = [_one(oid, size, known=known, here=here, reasons=reasons, base=base) for oid, size in objects]
+    answers = [_one(oid, size, known=known, sizes=sizes, reasons=reasons, base=base) for oid, size in objects]
     return json_answer({"transfer": "basic", "objects": answers, "hash_algo": "sha256"}, content_type=LFS_TYPE)
 
 
@@ -118,7 +118,7 @@ def _checked(document: object, mirror: Mirror) -> list[tuple[str, int]]:
 
 
 def _one(
-    oid: str, size: int, *, known: dict[LfsOid, int], here: set[LfsOid], reasons: dict[LfsOid, str], base: str
+    oid: str, size: int, *, known: Collection[str], sizes: dict[LfsOid, int], reasons: dict[LfsOid, str], base: str
 ) -> dict[str, Any]:
     answer: dict[str, Any] = {"oid": printable(oid)[:200], "size": max(size, 0)}
     lfs_oid = LfsOid(oid)
@@ -126,11 +126,11 @@ def _one(
         return answer | {"error": {"code": 422, "message": "an object has an oid of 64 hex digits and a size"}}
     if lfs_oid not in known:
         return answer | {"error": {"code": 404, "message": "this mirror does not refer to that object"}}
-    if known[lfs_oid] != size:
-        message = f"the object has {known[lfs_oid]} bytes, not {size}"
-        return answer | {"error": {"code": 422, "message": message}}
-    if lfs_oid not in here:
+    if lfs_oid not in sizes:
         return answer | {"error": {"code": 404, "message": reasons.get(lfs_oid, NOT_HERE)}}
+    if sizes[lfs_oid] != size:
+        message = f"the object has {sizes[lfs_oid]} bytes, not {size}"
+        return answer | {"error": {"code": 422, "message": message}}
     return answer | {"authenticated": True, "actions": {"download": {"href": f"{base}/{oid}"}}}
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -8,6 +9,9 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from mirror_sync.domain.names import GitOid, LfsOid, MirrorName
+from mirror_sync.domain.pointers import Pointer, PointerBlob
+from mirror_sync.domain.runs import Trigger
 from mirror_sync.web import create_app
 from mirror_sync.web.backend import LIMITS
 from tests.support.web_world import World, oid_of
@@ -83,6 +87,30 @@ def test_what_cannot_be_had_is_said_per_object(client: FlaskClient, item: Any, c
     assert says in first["error"]["message"]
     assert "actions" not in first
     assert "actions" in second
+
+
+def test_a_second_pointer_with_a_wrong_size_keeps_nobody_from_the_object(world: World, client: FlaskClient) -> None:
+    raw = b"two pointers name these bytes"
+    oid = LfsOid(hashlib.sha256(raw).hexdigest())
+    mirror = world.memory.mirror(MirrorName(NAME))
+    world.memory.mark_due(mirror.id, Trigger.OPERATOR)
+    lease = world.memory.claim("w2", lease_seconds=60.0)
+    assert lease is not None
+    assert lease.mirror.id == mirror.id
+    for number, size in enumerate((len(raw) + 7, len(raw))):
+        world.memory.add_scan(lease, [PointerBlob(GitOid(f"{number + 900:040x}"), Pointer(oid, size))], scanned=None)
+    lie, truth = ({"oid": oid, "size": size} for size in (len(raw) + 7, len(raw)))
+
+    def codes() -> list[int]:
+        answer = batch(client, [lie, truth])
+        assert answer.json is not None
+        return [item.get("error", {"code": 200})["code"] for item in answer.json["objects"]]
+
+    assert codes() == [404, 404]
+    with world.objects.incomplete(Pointer(oid, len(raw))) as part:
+        part.write(0, raw)
+        part.promote()
+    assert codes() == [422, 200]
 
 
 def test_an_object_is_served_only_through_a_mirror_that_refers_to_it(client: FlaskClient) -> None:
