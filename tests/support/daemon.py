@@ -34,6 +34,11 @@ from typing import Any, Self
 from mirror_sync.domain.names import parse_upstream_url
 
 START_SECONDS = 60.0
+WITH_LFS = (
+    "-c", "filter.lfs.process=git-lfs filter-process", "-c", "filter.lfs.smudge=git-lfs smudge -- %f",
+    "-c", "filter.lfs.clean=git-lfs clean -- %f", "-c", "filter.lfs.required=true",
+)  # fmt: skip
+"""What ``git lfs install`` configures, as options of git."""
 
 
 def free_port() -> int:
@@ -211,11 +216,7 @@ class Daemon:
 
     def clone(self, name: str, into: Path, *options: str) -> Path:
         """Clone with the real git-lfs as its filter, so that a missing LFS object fails."""
-        lfs = [
-            "-c", "filter.lfs.process=git-lfs filter-process", "-c", "filter.lfs.smudge=git-lfs smudge -- %f",
-            "-c", "filter.lfs.clean=git-lfs clean -- %f", "-c", "filter.lfs.required=true",
-        ]  # fmt: skip
-        self.git("clone", "-q", *lfs, *options, self.url(name), str(into))
+        self.git("clone", "-q", *WITH_LFS, *options, self.url(name), str(into))
         return into
 
 
