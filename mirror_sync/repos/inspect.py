@@ -13,7 +13,7 @@ from mirror_sync.errors import GitFailed
 from mirror_sync.ports import Inspection
 from mirror_sync.repos import queries
 from mirror_sync.repos.child import read_lines
-from mirror_sync.repos.files import replace_file
+from mirror_sync.repos.files import draft
 from mirror_sync.repos.fsck import BENIGN, HARMFUL, UNREADABLE, PackCheck, check_pack, notes, understood
 from mirror_sync.repos.git import Git
 from mirror_sync.repos.layout import Layout
@@ -88,7 +88,7 @@ class Inspector:
             "relaxed": sorted(relaxed),
             "bad": dict(bad),
         }
-        replace_file(self._record_path(_VERDICTS), json.dumps(record).encode())
+        _write_down(self._record_path(_VERDICTS), json.dumps(record).encode())
 
     def _remembered(self, relaxed: frozenset[str]) -> dict[GitOid, str]:
         """Return tips found bad before whose verdict still stands.
@@ -116,7 +116,7 @@ class Inspector:
                 return check
         pack = self._layout.stage_packs / name
         check = check_pack(self._git, pack, object_format=self._object_format, scratch=self._layout.stage / FSCK)
-        replace_file(path, check.to_json())
+        _write_down(path, check.to_json())
         return check
 
     def _bad_tips(
@@ -196,3 +196,8 @@ class Inspector:
                 half = len(part) // 2
                 todo += [part[half:], part[:half]]
         return bad
+
+
+def _write_down(path: Path, record: bytes) -> None:
+    """Replace a record in one step, unflushed: one that a power cut took or tore is found out and made again."""
+    draft(path.with_name(f"tmp_{path.name}"), record).replace(path)
