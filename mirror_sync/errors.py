@@ -196,6 +196,10 @@ class ObjectMissingUpstream(MirrorSyncError):
     actor = Actor.POLICY
 
 
+KNOWN_MISSING_CODES = frozenset({"MS-L404", "MS-L410"})
+"""What is recorded of LFS objects that upstream itself says it lacks."""
+
+
 class ObjectCorrupt(MirrorSyncError):
     """An LFS object's bytes do not match its SHA-256 or size."""
 

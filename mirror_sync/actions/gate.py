@@ -16,7 +16,7 @@ from mirror_sync.domain.names import GitOid, RefName, printable
 from mirror_sync.domain.pointers import Pointer, TipNeed
 from mirror_sync.domain.refs import ClassifiedUpdate, Observation, choose_head, settle
 from mirror_sync.domain.runs import Step
-from mirror_sync.errors import Interrupted, MirrorSyncError
+from mirror_sync.errors import KNOWN_MISSING_CODES, Interrupted, MirrorSyncError
 
 RETRY_KNOWN_MISSING_SECONDS = 3600.0
 RETRY_FAILED_SECONDS = 300.0
@@ -80,7 +80,7 @@ class Gate:
     def _may_lack(self, pointer: Pointer) -> bool:
         if pointer in self.here:
             return True
-        return self.run.policy.publish_known_missing and self.absent.get(pointer, ("",))[0] in KNOWN_MISSING
+        return self.run.policy.publish_known_missing and self.absent.get(pointer, ("",))[0] in KNOWN_MISSING_CODES
 
     def _tip_needs(self, name: RefName) -> list[TipNeed]:
         tip = self.waiting[name].update.new
@@ -192,7 +192,7 @@ class Gate:
             if not lacking:
                 run.hold(name, "MS-H006", "waits for a ref that cannot exist beside it, or for the new default branch")
                 continue
-            known = [pointer for pointer in lacking if self.absent.get(pointer, ("",))[0] in KNOWN_MISSING]
+            known = [pointer for pointer in lacking if self.absent.get(pointer, ("",))[0] in KNOWN_MISSING_CODES]
             code, count, sample = ("MS-H004", len(known), known[0]) if known else ("MS-H005", len(lacking), lacking[0])
             path = next((need.path for need in self._tip_needs(name) if need.pointer == sample), "")
             said = self.absent.get(sample, ("", "not fetched yet"))[1]
@@ -200,5 +200,4 @@ class Gate:
             run.hold(name, code, f"{lack}; {printable(path)} ({sample.oid[:12]}): {said}")
 
 
-KNOWN_MISSING = frozenset({"MS-L404", "MS-L410"})
 WRONG_SIZE = ("MS-L422", "the object is here, but it has another size than this pointer says")

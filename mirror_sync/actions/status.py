@@ -19,6 +19,7 @@ from mirror_sync.domain.runs import (
     health,
     lag_seconds,
 )
+from mirror_sync.errors import KNOWN_MISSING_CODES
 from mirror_sync.ports import Clock, MirrorFilter, StateStore, Totals
 
 Document = dict[str, Any]
@@ -185,7 +186,7 @@ def why(state: StateStore, clock: Clock, name: MirrorName) -> Why:
     mirror = state.mirror(name)
     now = clock.now()
     verdict = health(mirror, now)
-    code, cause = _cause(mirror, verdict)
+    code, cause = _cause(mirror, verdict, state)
     return Why(
         name=mirror.name,
         verdict=verdict,
@@ -202,7 +203,7 @@ def why(state: StateStore, clock: Clock, name: MirrorName) -> Why:
     )
 
 
-def _cause(mirror: Mirror, verdict: Health) -> tuple[str, str]:
+def _cause(mirror: Mirror, verdict: Health, state: StateStore) -> tuple[str, str]:
     last = mirror.last_run
     if mirror.paused_at is not None:
         return "", f"paused by a person: {mirror.paused_reason or 'no reason given'}"
@@ -215,7 +216,12 @@ def _cause(mirror: Mirror, verdict: Health) -> tuple[str, str]:
     if verdict is Health.NEW:
         return "", "the first fill is not complete yet"
     if mirror.lfs.known_missing:
-        return "MS-L404", f"upstream itself lacks {mirror.lfs.known_missing} LFS objects"
+        lost = [
+            pointer.oid for pointer, code, _ in state.lfs_missing(mirror.id, limit=100) if code in KNOWN_MISSING_CODES
+        ]
+        named = ", ".join(oid[:12] for oid in lost[:3]) + (", ..." if mirror.lfs.known_missing > 3 else "")
+        noun = "LFS object" if mirror.lfs.known_missing == 1 else "LFS objects"
+        return "MS-L404", f"upstream itself lacks {mirror.lfs.known_missing} {noun} ({named})"
     return "", "nothing is wrong"
 
 
@@ -227,6 +233,9 @@ def _clients(mirror: Mirror) -> str:
     if mirror.held_refs:
         stay = "1 ref stays" if mirror.held_refs == 1 else f"{mirror.held_refs} refs stay"
         return f"clone works; {stay} as served before, or absent if never served"
+    if mirror.lfs.missing:
+        noun = "1 LFS object is" if mirror.lfs.missing == 1 else f"{mirror.lfs.missing} LFS objects are"
+        return f"clone works; {noun} not here, and git-lfs names one when a commit that is checked out needs it"
     return "clone works and gets what was confirmed"
 
 

@@ -13,7 +13,7 @@ from werkzeug.wsgi import FileWrapper
 
 from mirror_sync.domain.names import LfsOid, is_lfs_oid, printable
 from mirror_sync.domain.runs import Mirror
-from mirror_sync.errors import NotFound
+from mirror_sync.errors import KNOWN_MISSING_CODES, NotFound
 from mirror_sync.web.backend import backend, limits
 from mirror_sync.web.bodies import leave_body, patience, small_body
 from mirror_sync.web.git_http import BUSY, SEND_STALL_SECONDS
@@ -28,8 +28,6 @@ BATCH_BODY_SECONDS = 20.0
 MAX_SIZE = 2**63 - 1
 REASONS_LOOKED_UP = 100
 """Objects of one batch whose exact reason is looked up; the others get the general one."""
-
-KNOWN_MISSING_CODES = frozenset({"MS-L404", "MS-L410"})
 
 _HOST = re.compile(r"[A-Za-z0-9.\-_]+(?::[0-9]{1,5})?\Z|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?\Z")
 
