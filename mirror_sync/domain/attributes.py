@@ -90,11 +90,15 @@ class Attributes:
     """The attributes files of one tree, or those on the way to one directory.
 
     ``files`` maps a directory to the content of its ``.gitattributes``.  Malformed
-    lines count as Git counts them: not at all.
+    lines count as Git counts them: not at all.  ``fold`` matches patterns as Git does
+    under ``core.ignoreCase``, the default on Windows and macOS.
     """
 
-    def __init__(self, files: Mapping[bytes, bytes], *, work: Work | None = None) -> None:
+    def __init__(self, files: Mapping[bytes, bytes], *, work: Work | None = None, fold: bool = False) -> None:
         self._work = work or Work()
+        self._given = files
+        self._fold = fold
+        self._folded: Attributes | None = None
         files = {directory: content for directory, content in files.items() if len(content) <= MAX_FILE_BYTES}
         top = list(_read_lines(files.get(b"", b""), macros=True))
         self._macros: dict[bytes, _States] = {}
@@ -115,13 +119,14 @@ class Attributes:
     def marks(self, path: bytes) -> bool:
         """Tell whether the attribute ``filter`` of ``path`` is ``lfs``."""
         assigned: dict[bytes, _Value] = {}
+        text = path.lower() if self._fold else path
         end = path.rfind(b"/")
-        name = path[end + 1 :]
+        name = text[end + 1 :]
         while True:
             directory = path[:end] if end > 0 else b""
             file = self._files.get(directory)
             if file is not None:
-                below = path[len(directory) + 1 :] if directory else path
+                below = text[len(directory) + 1 :] if directory else text
                 for number in self._matching(file, below, name):
                     self._assign(file.states[number], assigned)
                     if _FILTER in assigned:
@@ -131,6 +136,14 @@ class Attributes:
             if end <= 0:
                 return False
             end = path.rfind(b"/", 0, end)
+
+    def marks_anywhere(self, path: bytes) -> bool:
+        """Tell whether :meth:`marks` holds on some system: where letter case counts, or where it does not."""
+        if self.marks(path):
+            return True
+        if self._folded is None:
+            self._folded = Attributes(self._given, work=self._work, fold=True)
+        return self._folded.marks(path)
 
     def _assign(self, states: _States, assigned: dict[bytes, _Value]) -> None:
         """Set what is not set yet, the last of a line first; a macro that becomes true sets its own at once."""
@@ -181,6 +194,8 @@ class Attributes:
         return file
 
     def _add(self, file: _File, pattern: bytes, states: _States) -> None:
+        if self._fold:
+            pattern = pattern.lower().replace(b"[:upper:]", b"[:lower:]")
         number = len(file.states)
         by_name = b"/" not in pattern
         pattern = pattern.removeprefix(b"/")

@@ -63,7 +63,7 @@ def tip_needs(git: Git, tips: Sequence[GitOid], known: Mapping[GitOid, Pointer])
     """Return the LFS objects that a checkout of each tip needs, one path for each; tips needing none are left out.
 
     A path counts when it is a regular file, its blob is in ``known``, and the tip's own
-    attributes say ``filter=lfs``.  Tips that are no commits or tags of commits (or of
+    attributes say ``filter=lfs``, whether or not letter case counts where it is checked out.  Tips that are no commits or tags of commits (or of
     trees) need nothing.  Raises :class:`RepositoryDamaged` when a tree is not here.
     """
     blobs = {bytes.fromhex(blob): pointer for blob, pointer in known.items() if pointer.size > 0}
@@ -222,7 +222,9 @@ class _Forest:
             paths = {_join(directory, name): blob for name, blob in self._fertile[oid].files}
             attributes = self._attributes_of(context)
             decided = tuple(
-                TipNeed(self._blobs[blob], _text(path)) for path, blob in paths.items() if attributes.marks(path)
+                TipNeed(self._blobs[blob], _text(path))
+                for path, blob in paths.items()
+                if attributes.marks_anywhere(path)
             )
             self._decided[key] = decided
             self._remembered += len(decided) + 1

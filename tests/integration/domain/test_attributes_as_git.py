@@ -143,6 +143,36 @@ def test_many_patterns_against_many_paths(repository: Path) -> None:
     assert marked_by_us(files, paths) == theirs
 
 
+@pytest.mark.parametrize(
+    "subject", ["*.PSD", "*.psd", "A/**/b.Bin", "/A.bin", "[A-C]*.x", "x[[:upper:]]", "A.*", "D/a"]
+)
+def test_marks_what_git_marks_where_letter_case_does_not_count(repository: Path, subject: str) -> None:
+    files = {b"": subject.encode() + b" filter=lfs\n", b"D": b"*.PSD -filter\n"}
+    paths = [
+        b"a.PSD",
+        b"a.psd",
+        b"D/a.psd",
+        b"a/z/B.bin",
+        b"a.bin",
+        b"A.BIN",
+        b"b1.X",
+        b"xa",
+        b"xA",
+        b"x1",
+        b"D/A",
+        b"d/a",
+    ]
+    git(repository, "config", "core.ignoreCase", "true")
+    try:
+        folded = marked_by_git(repository, files, paths)
+    finally:
+        git(repository, "config", "--unset", "core.ignoreCase")
+    plain = marked_by_git(repository, files, paths)
+    attributes = Attributes(files)
+    assert {path for path in paths if attributes.marks_anywhere(path)} == plain | folded
+    assert {path for path in paths if attributes.marks(path)} == plain
+
+
 def test_every_class_has_git_s_members(repository: Path) -> None:
     names = [
         "alnum",
