@@ -123,7 +123,7 @@ def trial(stage: Stage, base: str, *points: int) -> None:
 @pytest.mark.parametrize("base", ["fill", "update"])
 def test_a_sync_killed_anywhere(stage: Stage, base: str) -> None:
     ended = stage.update if base == "update" else stage.fill
-    for point in stage.sample(ended, 22 if base == "update" else 12):
+    for point in stage.sample(ended, 16 if base == "update" else 9):
         trial(stage, base, point)
 
 

@@ -134,7 +134,7 @@ def failing(scene: Scene, points: list[int]) -> None:
 def test_a_sync_that_the_disk_refuses(scene: Scene) -> None:
     """EIO at a durable step: never taken for done, told as what it is, and tried anew."""
     chance = random.Random(SEED)
-    failing(scene, sorted(chance.sample(range(1, scene.syncs + 1), 8)))
+    failing(scene, sorted(chance.sample(range(1, scene.syncs + 1), 6)))
 
 
 @pytest.mark.prove
