@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from mirror_sync.domain.names import MirrorName, parse_upstream_url
+from collections.abc import Mapping
+
+from mirror_sync.domain.names import MirrorName, UpstreamUrl, parse_upstream_url
 from mirror_sync.domain.runs import Mirror, NewMirror, Trigger
 from mirror_sync.errors import AddressRefused, UsageError
 from mirror_sync.ports import Clock, StateStore
+
+PAGES: Mapping[str, frozenset[str]] = {
+    "github.com": frozenset({"tree", "blob", "commits", "releases", "issues", "pulls"}),
+    "huggingface.co": frozenset({"tree", "blob", "resolve", "commits", "discussions"}),
+}
+"""Third or fourth path segments of pages, by host; no repository of these hosts has them there."""
 
 
 def enrol(
@@ -21,6 +29,7 @@ def enrol(
     Raises :class:`AddressRefused` or :class:`UsageError` when the URL may not be mirrored.
     """
     upstream = parse_upstream_url(url)
+    _check_no_page(upstream)
     if upstream.scheme == "http" and not allow_http:
         raise AddressRefused(
             f"{upstream.origin} is plain http",
@@ -30,6 +39,17 @@ def enrol(
     check_schedule(interval, objective)
     new = NewMirror(upstream.name, str(upstream), interval, objective, Trigger.OPERATOR)
     return state.enrol(new)
+
+
+def _check_no_page(upstream: UpstreamUrl) -> None:
+    """Raise when the address was copied from a page inside a repository, on hosts whose addresses we know."""
+    segments = upstream.path.split("/")[1:]
+    page = next((at for at, segment in enumerate(segments) if at and segment in PAGES.get(upstream.host, ())), 0)
+    if page > 1:
+        raise UsageError(
+            f"{upstream} is a page of a repository",
+            remedy=f"give the repository itself: {upstream.with_path('/' + '/'.join(segments[:page]))}",
+        )
 
 
 def check_schedule(interval: float, objective: float) -> None:

@@ -254,8 +254,11 @@ def _remedies(mirror: Mirror, verdict: Health) -> tuple[str, ...]:
         "MS-H004": (
             'known_missing = "publish" for this mirror in the configuration serves the refs without the objects',
         ),
-        "MS-A401": ("put a valid token into the token_file of the host; no restart is needed", "mirror-sync doctor"),
-        "MS-U404": ("check the address; nothing is deleted here",),
+        "MS-A401": (
+            'give a token that may read it: token_file under [upstream."HOST"]; changing that file needs no restart',
+            "mirror-sync doctor",
+        ),
+        "MS-U404": ("check the address, and whether it takes a token to see it; nothing is deleted here",),
         "MS-S507": ("free space on the volume, or lower storage.reserve",),
     }
     settled = (verdict is Health.FRESH and not mirror.holds) or code in ASKING_AGAIN_IS_NO_USE

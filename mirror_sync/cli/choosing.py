@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -43,6 +44,28 @@ def name(word: str) -> MirrorName:
     return parse_mirror_name(word)
 
 
+def known(app: App, word: str) -> MirrorName:
+    """Return the name of the mirror that a word means; raises :class:`NotFound`, with the nearest name if one is near."""
+    wanted = name(word)
+    try:
+        app.state.mirror(wanted)
+    except NotFound as error:
+        near = _nearest(app, wanted)
+        remedy = f"did you mean: {near}" if near else "mirror-sync ls lists them; mirror-sync add URL keeps one"
+        raise NotFound(error.message, remedy=remedy) from error
+    return wanted
+
+
+def _nearest(app: App, wanted: MirrorName) -> str:
+    last = wanted.rpartition("/")[2]
+    for which in (MirrorFilter(query=last), MirrorFilter()):
+        there = [document["name"] for document in app.list_status(which, limit=PAGE)["items"]]
+        ending = [name for name in there if name.endswith(f"/{wanted}")]
+        if found := ending or difflib.get_close_matches(wanted, there, n=1):
+            return str(found[0])
+    return ""
+
+
 def names(given: Sequence[str]) -> list[MirrorName]:
     """Return the mirror names meant, each once, in order."""
     return list(dict.fromkeys(name(word) for word in words(given)))
@@ -72,7 +95,7 @@ def chosen(app: App, given: Sequence[str]) -> list[Document]:
                 raise NotFound(f"no mirror matches {word!r}", remedy="mirror-sync ls lists them")
             found.update((document["name"], document) for document in hits)
         else:
-            document = app.mirror_status(name(word))
+            document = app.mirror_status(known(app, word))
             found[document["name"]] = document
     return list(found.values())
 

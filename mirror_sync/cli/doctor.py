@@ -261,7 +261,7 @@ def _check_app(settings: Settings) -> Iterator[Finding]:
             app.state.check()
         except MirrorSyncError as error:
             yield Finding(
-                "fail", "database", " ".join(part for part in (error.message, error.why) if part), error.remedy
+                "fail", "database", ": ".join(part for part in (error.message, error.why) if part), error.remedy
             )
         else:
             yield Finding("ok", "database", f"{settings.database.url} answers and has this version's schema")

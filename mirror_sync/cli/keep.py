@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,7 +11,10 @@ from mirror_sync.cli import choosing, codes
 from mirror_sync.cli.opening import opened, told
 from mirror_sync.cli.options import Command, Globals
 from mirror_sync.cli.output import Output, show_error, size, span
-from mirror_sync.errors import MirrorSyncError, UsageError
+from mirror_sync.errors import MirrorSyncError, NotFound, UsageError
+
+if TYPE_CHECKING:
+    from mirror_sync.bootstrap import App
 
 ASK_SHARE = 0.05
 """Removing a larger share of all mirrors needs their number typed."""
@@ -54,6 +58,7 @@ def add(context: click.Context, urls: tuple[str, ...], interval: float | None, o
     with opened(context) as app:
         for url in dict.fromkeys(choosing.words(urls)):
             try:
+                back = _was_being_removed(app, url)
                 mirror, made = app.enrol(url, interval=interval, objective=objective)
             except MirrorSyncError as error:
                 if len(urls) == 1 and url == urls[0]:
@@ -61,13 +66,11 @@ def add(context: click.Context, urls: tuple[str, ...], interval: float | None, o
                 failed.append((url, error))
                 continue
             document = app.mirror_status(mirror.name)
-            added.append(document | {"added": made})
+            added.append(document | {"added": made, "taken_back": back})
             if not out.json:
-                out.line(
-                    f"{'added' if made else 'here already'}\t{mirror.name}"
-                    if out.plain
-                    else f"{'added' if made else 'is here already:'} {mirror.name}"
-                )
+                what = "added" if made else "taken back" if back else "here already"
+                told_as = "is here already:" if what == "here already" else what
+                out.line(f"{what}\t{mirror.name}" if out.plain else f"{told_as} {mirror.name}")
     if out.json:
         out.document({"items": added, "failed": [_failure(url, wrong) for url, wrong in failed]})
     else:
@@ -76,6 +79,13 @@ def add(context: click.Context, urls: tuple[str, ...], interval: float | None, o
     if failed:
         return codes.PARTLY if added else codes.exit_status(failed[0][1])
     return codes.DONE
+
+
+def _was_being_removed(app: App, url: str) -> bool:
+    try:
+        return app.state.mirror(choosing.name(url)).removing_at is not None
+    except NotFound:
+        return False
 
 
 def _failure(word: str, error: MirrorSyncError) -> dict[str, str]:
@@ -166,11 +176,12 @@ def _make_sure(
         return
     held = sum(int(str(document["git_bytes"])) for document in documents)
     question = (
-        f"{count} of {total} mirrors ({size(held)} of Git data) go {'at once' if not delay else f'in {span(delay)}'}"
+        f"this ends {count} of {total} {'mirror' if total == 1 else 'mirrors'}; "
+        f"{size(held)} of Git data go {'at once' if not delay else f'in {span(delay)}'}"
     )
     if not sys.stdin.isatty():
         remedy = f"--confirm {count}" if many else "-y, or --confirm 1"
-        raise UsageError(f"{question}: not without being sure", remedy=f"add {remedy}")
+        raise UsageError(f"{question}: this wants a confirmation", remedy=f"add {remedy}")
     for document in documents[:20]:
         click.echo(f"  {document['name']}", err=True)
     if count > 20:

@@ -59,6 +59,8 @@ def _row(item: Document, *, plain: bool) -> tuple[str, ...]:
 def doing(item: Document) -> str:
     """Return what is being done with a mirror now, with the step of its run."""
     run = item["run"]
+    if item["removing_at"] and run is None:
+        return "removing"
     if run is None:
         return str(item["activity"])
     return " ".join(part for part in (item["activity"], run["step"], run["detail"]) if part)
@@ -74,7 +76,7 @@ def show(context: click.Context, name: str) -> None:
     """Show all facts about one mirror."""
     out = Output(told(context))
     with opened(context) as app:
-        item = app.mirror_status(choosing.name(name))
+        item = app.mirror_status(choosing.known(app, name))
         clone = f"git clone {app.settings.server.base_url}/{item['name']}"
     if out.json:
         out.document(item)
@@ -204,7 +206,7 @@ def why(context: click.Context, name: str) -> None:
     """Explain lag or failure and what to do."""
     out = Output(told(context))
     with opened(context) as app:
-        found = app.why(choosing.name(name))
+        found = app.why(choosing.known(app, name))
     if out.json:
         out.document(found.document())
         return

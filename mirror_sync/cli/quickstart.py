@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -65,13 +68,26 @@ def quickstart(
         environment = dict(process_environment()) | directory.wished(wishes)
         settings = load(directory=directory.path, environ=environment)
         if settings.origins["log.level"] == "default" and not flags.verbose:
-            environment[LOG_LEVEL] = "warning"  # the terminal belongs to the progress
+            environment[LOG_LEVEL] = "error"  # the terminal belongs to the progress, which tells how runs end
         check_port_free(settings.server.listen_host, settings.server.listen_port)
         _enrol(settings, wanted, examples=examples)
         if demo:
             demo.call(f"{settings.server.local_url}/hooks/github", directory.secret)
-        _greet(out, directory, settings, demo=demo)
-        return _serve(out, settings, environment, verbose=bool(flags.verbose))
+        command = own_command(directory.path)
+        _greet(out, directory, settings, demo=demo, command=command)
+        return _serve(out, settings, environment, command=command, verbose=bool(flags.verbose))
+
+
+def own_command(directory: Path) -> str:
+    """Return what to type, in any place, for ``mirror-sync`` on this directory."""
+    script = Path(sys.executable).with_name("mirror-sync")
+    if shutil.which("mirror-sync") == str(script):
+        program = "mirror-sync"
+    elif script.exists():
+        program = shlex.quote(str(script))
+    else:
+        program = f"{shlex.quote(sys.executable)} -m mirror_sync"
+    return f"{program} --dir {shlex.quote(str(directory))}"
 
 
 def _demo(directory: Directory, wanted: list[UpstreamUrl]) -> AbstractContextManager[DemoUpstream | None]:
@@ -99,7 +115,7 @@ def _enrol(settings: Settings, wanted: list[UpstreamUrl], *, examples: list[Upst
             app.enrol(str(url))
 
 
-def _greet(out: Output, directory: Directory, settings: Settings, *, demo: DemoUpstream | None) -> None:
+def _greet(out: Output, directory: Directory, settings: Settings, *, demo: DemoUpstream | None, command: str) -> None:
     if out.told.quiet:
         return
     upstreams = [("demo upstream", f"{url}  (gets a commit every now and then)") for url in demo.urls] if demo else []
@@ -108,13 +124,14 @@ def _greet(out: Output, directory: Directory, settings: Settings, *, demo: DemoU
             *upstreams,
             ("configuration", str(directory.config)),
             ("webhook secret", str(directory.secret)),
+            ("commands", f"{command} status"),
             ("status page", f"{settings.server.local_url}/"),
         ]
     )
     sys.stdout.flush()
 
 
-def _serve(out: Output, settings: Settings, environment: dict[str, str], *, verbose: bool) -> int:
+def _serve(out: Output, settings: Settings, environment: dict[str, str], *, command: str, verbose: bool) -> int:
     from mirror_sync.bootstrap import build
     from mirror_sync.cli.serve import configuration_options
     from mirror_sync.cli.watching import Watcher
@@ -123,14 +140,18 @@ def _serve(out: Output, settings: Settings, environment: dict[str, str], *, verb
     def open_app() -> App:
         return build(settings, role="cli")
 
-    watcher = Watcher(open_app, out)
+    watcher = Watcher(open_app, out, command=command)
     try:
-        return supervise(
+        status = supervise(
             role_commands(configuration_options(settings, verbose=verbose)),
             environment=environment,
             drain_timeout=settings.workers.drain_timeout,
             on_ready=watcher.start,
+            on_end=watcher.end,
             hangup_ends=True,
         )
     finally:
         watcher.stop()
+    if status == 0:
+        out.note("stopped; started again it goes on from here")
+    return status

@@ -26,7 +26,7 @@ def ls(context: click.Context, name: str, prefix: str) -> None:
     """List the refs that clients see."""
     out = Output(told(context))
     with opened(context) as app:
-        mirror = app.state.mirror(choosing.name(name))
+        mirror = app.state.mirror(choosing.known(app, name))
         found: list[tuple[str, str]] = []
         after = ""
         while True:
@@ -57,7 +57,7 @@ def log(context: click.Context, name: str, limit: int) -> None:
 
     out = Output(told(context))
     with opened(context) as app:
-        mirror = app.state.mirror(choosing.name(name))
+        mirror = app.state.mirror(choosing.known(app, name))
         rows = app.state.ref_journal(mirror.id, limit=limit)
     if out.json:
         items = [
@@ -103,7 +103,7 @@ def kept(context: click.Context, name: str) -> None:
 
     out = Output(told(context))
     with opened(context) as app:
-        mirror = app.state.mirror(choosing.name(name))
+        mirror = app.state.mirror(choosing.known(app, name))
         rows = app.state.kept_tips(mirror.id)
     if out.json:
         items = [
@@ -131,7 +131,7 @@ def release(context: click.Context, name: str) -> None:
     """Let held deletions through at the next sync, which is due now."""
     out = Output(told(context))
     with opened(context) as app:
-        wanted = choosing.name(name)
+        wanted = choosing.known(app, name)
         released = app.release_guard(wanted)
         document = app.mirror_status(wanted)
     if out.json:

@@ -40,7 +40,7 @@ def sync(context: click.Context, names: tuple[str, ...], wait: bool, timeout: fl
     """
     out = Output(told(context))
     with opened(context) as app:
-        wanted = choosing.names(names)
+        wanted = [choosing.known(app, name) for name in choosing.names(names)]
         asked_at = app.clock.now()
         for name in wanted:
             app.request_sync(name)

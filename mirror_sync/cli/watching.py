@@ -12,6 +12,7 @@ import click
 from mirror_sync.cli import choosing
 from mirror_sync.cli.look import doing
 from mirror_sync.cli.output import Output, size
+from mirror_sync.domain.runs import Outcome
 from mirror_sync.errors import MirrorSyncError
 from mirror_sync.ports import MirrorFilter
 
@@ -22,17 +23,22 @@ if TYPE_CHECKING:
 LOOK_EVERY_SECONDS = 0.5
 SAY_EVERY_SECONDS = 10.0
 MOST_LINES = 5
+STOPPING = "stopping; what runs is broken off where the next start goes on"
+TOLD = {Outcome.FAILED: "red", Outcome.HELD: "yellow"}
+"""Ends of a run that a person is told of, and their colours."""
 
 
 class Watcher:
     """Reads the state beside the daemon; prints a clone line when a mirror is first published, and progress until then.
 
-    ``open_app`` makes an App for the watching thread alone.
+    ``open_app`` makes an App for the watching thread alone; ``command`` is what a person
+    types for ``mirror-sync`` here.
     """
 
-    def __init__(self, open_app: Callable[[], App], out: Output) -> None:
+    def __init__(self, open_app: Callable[[], App], out: Output, *, command: str) -> None:
         self._open_app = open_app
         self._out = out
+        self._command = command
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._announced: set[str] = set()
@@ -43,6 +49,12 @@ class Watcher:
     def start(self) -> None:
         """Begin to watch."""
         self._thread.start()
+
+    def end(self) -> None:
+        """Watch no more and tell that the end begins."""
+        self._stop.set()
+        if not self._thread.is_alive():
+            self._out.note(STOPPING)
 
     def stop(self) -> None:
         """Watch no more; returns when the thread has ended."""
@@ -61,6 +73,7 @@ class Watcher:
                 if app.clock.sleep(LOOK_EVERY_SECONDS, stop=self._stop):
                     break
         self._end_live()
+        self._out.note(STOPPING)
 
     def look(self, app: App) -> None:
         """Look once and tell what is new."""
@@ -85,14 +98,20 @@ class Watcher:
             self._announced.add(name)
             self._print(f"git clone {app.settings.server.local_url}/{name}")
         last = item["last_run"]
-        told = f"{last['code']} {last['message']}" if last and last["outcome"] == "failed" else ""
+        told = f"{last['code']} {last['message']}" if last and last["outcome"] in TOLD else ""
         if told and self._failures.get(name) != told:
-            remedies = app.why(choosing.name(name)).remedies
-            head = click.style(f"error[{last['code']}]", fg="red", bold=True)
+            remedies = (self._typed(remedy) for remedy in app.why(choosing.name(name)).remedies)
+            kind = "error" if last["outcome"] == Outcome.FAILED else "held"
+            head = click.style(f"{kind}[{last['code']}]", fg=TOLD[Outcome(last["outcome"])], bold=True)
             lines = [f"{head}: {name}: {last['message']}", *(f"  do:  {remedy}" for remedy in remedies)]
             self._end_live()
             self._out.note("\n".join(lines))
         self._failures[name] = told
+
+    def _typed(self, remedy: str) -> str:
+        """Return a remedy as it can be typed here."""
+        rest = remedy.removeprefix("mirror-sync ")
+        return remedy if rest == remedy else f"{self._command} {rest}"
 
     def _print(self, line: str) -> None:
         self._end_live()

@@ -38,6 +38,10 @@ DEFAULT_PORTS = {"https": 443, "http": 80}
 _GIT_OID = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})\Z")
 _LFS_OID = re.compile(r"[0-9a-f]{64}\Z")
 _HOST = re.compile(r"[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?\Z")
+_SSH = re.compile(r"(?:git\+)?(?:ssh|git)://(?:[\w.-]+@)?(?P<host>[\w.-]+)(?::\d+)?/(?P<path>\S+)\Z")
+_SCP = re.compile(r"[\w.-]+@(?P<host>[\w.-]+):/?(?P<path>\S+)\Z")
+_BARE = re.compile(r"(?P<host>[\w-][\w.-]*\.[\w.-]+)/(?P<path>\S+)\Z")
+_USER = re.compile(r"[^/@\s]*:[^/@\s]*@")
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\:?*\[\]<>|\"]")
 
 
@@ -139,10 +143,13 @@ def parse_upstream_url(text: str) -> UpstreamUrl:
     except ValueError as error:
         raise UsageError(f"{printable(text)!r} is not a URL", why=str(error)) from error
     if parts.scheme not in DEFAULT_PORTS:
+        guess = _https_guess(text)
         raise AddressRefused(
-            f"{printable(text)!r} is not an https URL",
-            why=f"scheme {printable(parts.scheme) or 'missing'!r} is not spoken here",
-            remedy="give the https:// address of the repository",
+            f"{printable(_USER.sub('***@', text))!r} is not an https URL",
+            why=f"{printable(parts.scheme)}:// is not spoken here"
+            if "://" in text
+            else "it does not begin with https://",
+            remedy=f"did you mean: {printable(guess)}" if guess else "give the https:// address of the repository",
         )
     if parts.username is not None or parts.password is not None or "@" in parts.netloc:
         raise AddressRefused(
@@ -155,6 +162,12 @@ def parse_upstream_url(text: str) -> UpstreamUrl:
     check_path(path.removesuffix(".git"))
     host = _check_host(host, text)
     return UpstreamUrl(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], path)
+
+
+def _https_guess(text: str) -> str:
+    """Return the https URL that an address in another form may mean, or an empty string."""
+    found = _SSH.match(text) or _SCP.match(text) or _BARE.match(text)
+    return f"https://{found['host']}/{found['path']}" if found and "@" not in found["path"] else ""
 
 
 def _decode_path(raw: str, text: str) -> str:

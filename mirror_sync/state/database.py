@@ -104,7 +104,7 @@ class Database:
         """Raise unless the database answers and its schema is the one needed."""
         path = sqlite_path(self._url)
         if path is not None and not path.exists():
-            raise SchemaOutdated("There is no database yet", why=f"{path} does not exist", remedy=UPGRADE)
+            raise SchemaOutdated("there is no database yet", why=f"{path} does not exist", remedy=UPGRADE)
         with door(), self._reader.connect() as connection:
             check_schema(connection)
 

@@ -9,7 +9,7 @@ from sqlalchemy import exc
 
 from mirror_sync.errors import MirrorSyncError, SchemaOutdated, StateUnavailable
 
-UPGRADE = "run: mirror-sync db upgrade"
+UPGRADE = "mirror-sync db upgrade, as the user that runs the daemon; the systemd units do it when they start"
 
 _NO_TABLE = frozenset({"42P01", "42703"})
 _DAMAGED = ("malformed", "not a database")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 from flask import Flask
 from flask_babel import gettext
+from jinja2 import pass_context
+from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from mirror_sync import __version__
@@ -126,12 +129,22 @@ def _context() -> dict[str, Any]:
     }
 
 
+def _each_time(filter_: Callable[..., object]) -> Callable[..., object]:
+    """Return the filter as one that Jinja never runs while it compiles: a constant has each visitor's language too."""
+
+    @pass_context
+    def run(_context: Context, *arguments: object) -> object:
+        return filter_(*arguments)
+
+    return run
+
+
 def install_filters(app: Flask) -> None:
     """Teach templates these ways of showing."""
-    filters = {
+    filters: dict[str, Callable[..., object]] = {
         "when": when, "span": span, "size": size, "sign": sign, "word": word, "sentence": sentence,
         "code_title": code_title, "code_link": code_link, "mirror_url": mirror_url, "ref_query": ref_query,
         "short": short, "printable": printable,
     }  # fmt: skip
-    app.jinja_env.filters.update(filters)
+    app.jinja_env.filters.update({name: _each_time(filter_) for name, filter_ in filters.items()})
     app.context_processor(_context)

@@ -55,6 +55,7 @@ def supervise(
     environment: Mapping[str, str],
     drain_timeout: float,
     on_ready: Callable[[], None] | None = None,
+    on_end: Callable[[], None] | None = None,
     hangup_ends: bool = False,
 ) -> int:
     """Run the commands until a signal ends them; return the exit status of the first that failed, else 0.
@@ -65,12 +66,14 @@ def supervise(
     A child that ends unasked is started again after a growing pause, except one that
     never became ready: then everything ends with its status.  SIGTERM, SIGINT and
     SIGHUP are passed on (``hangup_ends``: SIGHUP as SIGTERM, for a terminal that
-    closes); the third asking to end, or ``drain_timeout`` seconds and some grace, kills.
+    closes; SIGINT as SIGTERM to a child that is not ready, which has nothing to break
+    off); the third asking to end, or ``drain_timeout`` seconds and some grace, kills.
+    ``on_end`` is called when the end begins.
     Must be called in the main thread.
     """
     supervisor = _Supervisor(
         commands, environment=environment, drain_timeout=drain_timeout,
-        on_ready=on_ready or (lambda: None), hangup_ends=hangup_ends,
+        on_ready=on_ready or (lambda: None), on_end=on_end or (lambda: None), hangup_ends=hangup_ends,
     )  # fmt: skip
     with supervisor.listening():
         return supervisor.run()
@@ -111,6 +114,7 @@ class _Supervisor:
         environment: Mapping[str, str],
         drain_timeout: float,
         on_ready: Callable[[], None],
+        on_end: Callable[[], None],
         hangup_ends: bool,
     ) -> None:
         self._children = [_Child(command) for command in commands]
@@ -118,6 +122,7 @@ class _Supervisor:
         self._clock = SystemClock()
         self._drain_timeout = drain_timeout
         self._on_ready = on_ready
+        self._on_end = on_end
         self._hangup_ends = hangup_ends
         self._told_ready = False
         self._asked_to_end = 0
@@ -202,7 +207,8 @@ class _Supervisor:
     def _ended(self, child: _Child, status: int) -> None:
         if self._asked_to_end:
             self._say("child_ended", role=child.command.role, status=status)
-            self._note_status(status)
+            if child.was_ready or status != -signal.SIGTERM:  # else it ended as told, before it could say so
+                self._note_status(status)
             return
         now = self._clock.monotonic()
         self._say("child_died", role=child.command.role, status=status, level="error")
@@ -240,12 +246,13 @@ class _Supervisor:
         if self._asked_to_end == 1:
             self._notifier.stopping("waiting for web and worker")
             self._kill_at = self._clock.monotonic() + self._drain_timeout + KILL_AFTER_SECONDS
+            self._on_end()
         for child in self._children:
             child.start_at = None
             if self._asked_to_end > 2:
                 child.kill_group()
             else:
-                child.signal(number)
+                child.signal(number if child.was_ready else signal.SIGTERM)
 
     # -- reports
     def _take_reports(self) -> None:

@@ -60,6 +60,9 @@ def test_a_second_start_goes_on_with_more(
     assert f"http://127.0.0.1:{daemon.port}/" in told
     assert str(daemon.directory / "config.toml") in told
     assert str(daemon.directory / "webhook-secret") in told
+    commands = next(line for line in told.splitlines() if line.startswith("  commands "))
+    shown = subprocess.run(commands.split(None, 1)[1], shell=True, capture_output=True, text=True, check=True).stdout
+    assert "mirrors  1" in shown
     config = (daemon.directory / "config.toml").read_bytes()
     secret = (daemon.directory / "webhook-secret").read_bytes()
     assert daemon.terminate() == 0
@@ -90,7 +93,19 @@ def test_ctrl_c_ends_everything(upstream: GitUpstream, daemon: Daemon) -> None:
     daemon.process.send_signal(signal.SIGINT)
     assert daemon.process.wait(timeout=60) == 0
     daemon.process = None
+    assert [line.split()[0] for line in daemon.output().splitlines()[-2:]] == ["stopping;", "stopped;"]
     assert not [pid for pid in family if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_failure_is_told_once_with_what_can_be_typed(upstream: GitUpstream, daemon: Daemon) -> None:
+    url = f"{upstream.origin}/acme/nosuch"
+    daemon.start(url)
+    daemon.wait_until(lambda: "error[MS-U404]" in daemon.output(), "the failure is told")
+    assert daemon.terminate() == 0
+    told = daemon.output()
+    assert told.count("error[MS-U404]") == 1
+    assert "run_finished" not in told
+    assert f"--dir {daemon.directory} sync {daemon.name(url)} --wait" in told
 
 
 def test_a_port_in_use_is_told_before_anything_starts(tmp_path: Path) -> None:

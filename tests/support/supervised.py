@@ -1,8 +1,8 @@
 """A supervisor over small children, as a program: ``python -m tests.support.supervised '{...}'``.
 
 ``roles`` maps each role to what its child does: ``ready_after`` seconds (absent: never),
-``dies_after`` seconds with ``status``, ``stubborn`` ignores SIGTERM, ``pings`` sends
-watchdog pings.  Children write their events to the same standard output.
+``dies_after`` seconds with ``status``, ``stubborn`` ignores SIGTERM, ``deaf`` leaves
+signals as they are, ``pings`` sends watchdog pings.  Children write their events to the same standard output.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def be_child(role: str, orders: dict[str, Any]) -> int:
         if number != signal.SIGHUP and not orders.get("stubborn"):
             ended.append(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in () if orders.get("deaf") else (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, on_signal)
     notifier = Notifier(os.environ["NOTIFY_SOCKET"])
     tell("began", role=role, pid=os.getpid(), group=os.getpgrp(), notify=os.environ["NOTIFY_SOCKET"])
@@ -64,6 +64,7 @@ def be_supervisor(orders: dict[str, Any]) -> int:
         environment=dict(os.environ),
         drain_timeout=float(orders.get("drain_timeout", 30.0)),
         on_ready=lambda: tell("all_ready"),
+        on_end=lambda: tell("end_begins"),
         hangup_ends=bool(orders.get("hangup_ends")),
     )
 

@@ -49,6 +49,41 @@ def test_mirrors_are_added_listed_and_shown(bench: Bench) -> None:
     assert bench.json("why", NAME)["verdict"] == "new"
 
 
+def test_a_name_that_is_nearly_right_is_answered_with_the_right_one(bench: Bench) -> None:
+    assert bench("add", ONE, TWO) == 0
+    for command in (["show"], ["why"], ["pause"], ["sync"], ["refs", "ls"]):
+        for wrong in ("acme/one", "example.org/acme/oen"):
+            assert bench(*command, wrong) == 5
+            assert f"did you mean: {NAME}" in bench.err
+    assert bench("show", "elsewhere.net/x/y") == 5
+    assert "mirror-sync ls" in bench.err
+
+
+def test_a_removed_mirror_is_taken_back(bench: Bench) -> None:
+    assert bench("add", ONE, TWO) == 0
+    assert bench("rm", ONE, "-y") == 0
+    assert bench("ls", NAME, "--plain") == 0
+    assert bench.out.rstrip().split("\t")[-1] == "removing"
+    assert bench("add", ONE) == 0
+    assert bench.out == f"taken back {NAME}\n"
+    assert bench("ls", NAME, "--plain") == 0
+    assert "removing" not in bench.out
+
+
+@pytest.mark.parametrize(
+    ("page", "repository"),
+    [
+        ("https://github.com/acme/model/tree/main", "https://github.com/acme/model"),
+        ("https://huggingface.co/acme/model/blob/main/a.bin", "https://huggingface.co/acme/model"),
+        ("https://huggingface.co/datasets/acme/text/tree/main", "https://huggingface.co/datasets/acme/text"),
+    ],
+)
+def test_the_address_of_a_page_is_refused_with_the_repository(bench: Bench, page: str, repository: str) -> None:
+    assert bench("add", page) == 2
+    assert bench.err.rstrip().endswith(f"give the repository itself: {repository}")
+    assert bench("add", repository, "https://gitlab.example/group/tree/model") == 0
+
+
 def test_urls_come_from_standard_input_and_bad_ones_do_not_stop_good_ones(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,13 @@ def test_every_page_is_sound_in_both_languages(client: FlaskClient, path: str, l
     assert "Set-Cookie" not in answer.headers
 
 
+def test_a_constant_sign_is_in_the_language_of_each_visitor(client: FlaskClient) -> None:
+    template = client.application.jinja_env.from_string('{{ "fresh" | sign("health") }}')
+    for language, word in (("en", "fresh"), ("zh", "最新"), ("en", "fresh")):
+        with client.application.test_request_context("/", headers={"Accept-Language": language}):
+            assert word in template.render()
+
+
 def test_hostile_text_is_shown_as_text(client: FlaskClient) -> None:
     page = client.get(f"/mirrors/{NAME}").text
     assert "refs/heads/&lt;script&gt;alert(1)&lt;/script&gt;" in page

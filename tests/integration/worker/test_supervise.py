@@ -75,6 +75,22 @@ def test_signals_are_passed_on(number: signal.Signals) -> None:
         assert process.ends() == 0
 
 
+def test_an_interrupt_before_all_is_ready_ends_well() -> None:
+    with supervisor(web=READY, worker={}) as process:
+        process.wait_for("began", role="worker")
+        process.signal(signal.SIGINT)
+        process.wait_for("end_begins")
+        process.wait_for("signalled", role="worker", signal="SIGTERM")
+        assert process.ends() == 0
+
+
+def test_an_interrupt_of_a_child_that_does_not_hear_yet_ends_well() -> None:
+    with supervisor(web=READY, worker={"deaf": True}) as process:
+        process.wait_for("began", role="worker")
+        process.signal(signal.SIGINT)
+        assert process.ends() == 0
+
+
 def test_a_terminal_that_closes_ends_everything() -> None:
     with supervisor(web=READY, worker=READY, hangup_ends=True) as process:
         process.wait_for("all_ready")

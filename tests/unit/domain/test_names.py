@@ -60,6 +60,31 @@ def test_dangerous_url_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("github.com/acme/model", "https://github.com/acme/model"),
+        ("git@github.com:acme/model.git", "https://github.com/acme/model.git"),
+        ("ssh://git@git.example:2222/acme/model", "https://git.example/acme/model"),
+        ("git://git.example/acme/model", "https://git.example/acme/model"),
+        ("ftp://git.example/acme/model", ""),
+        ("./acme/model", ""),
+        ("model", ""),
+    ],
+)
+def test_an_address_in_another_form_is_refused_with_the_one_that_is_meant(text: str, meant: str) -> None:
+    with pytest.raises(AddressRefused) as caught:
+        parse_upstream_url(text)
+    assert caught.value.remedy == (f"did you mean: {meant}" if meant else "give the https:// address of the repository")
+
+
+@pytest.mark.parametrize("text", ["ssh://me:s3cret@git.example/a/b", "me:s3cret@git.example/a", "git@h:me:s3cret@h/a"])
+def test_a_password_in_an_address_is_not_repeated(text: str) -> None:
+    with pytest.raises(AddressRefused) as caught:
+        parse_upstream_url(text)
+    assert "s3cret" not in f"{caught.value} {caught.value.remedy}"
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "", "https://", "https://host", "https://host/", "https://host/a/../b", "https://host/./a", "https://host/a//b",
