@@ -110,8 +110,8 @@ def server_options(settings: Settings, *, graceful_seconds: int = GRACEFUL_SECON
         "proc_name": "mirror-sync web",
         "limit_request_line": 8190,
         "limit_request_fields": 100,
-        # Proxies in front are believed by the application, which counts them.
-        "forwarded_allow_ips": "127.0.0.1,::1",
+        # Proxies in front are believed by the application, which counts them; by gunicorn, nobody.
+        "forwarded_allow_ips": "",
         "worker_exit": _worker_exit,
     }
 

@@ -416,6 +416,26 @@ def test_two_lengths_are_smuggling(served: Served) -> None:
     assert answer.count(b"HTTP/1.1") == 1
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Ssl: on",
+        "X-Forwarded-Host: elsewhere.example",
+        "SCRIPT_NAME: /git.example",
+    ],
+)
+def test_no_header_of_a_proxy_is_believed_when_none_is_counted(served: Served, header: str) -> None:
+    """From loopback either: whoever is in front may pass on what clients wrote."""
+    body = json.dumps({"operation": "download", "objects": [{"oid": oid_of(WEIGHTS), "size": len(WEIGHTS)}]})
+    request = (
+        f"POST /{NAME}.git/info/lfs/objects/batch HTTP/1.1\r\nHost: mirror.example\r\n{header}\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}"
+    )
+    answer = _raw(served, request.encode())
+    assert f'"href":"http://mirror.example/{NAME}.git/info/lfs/objects/'.encode() in answer
+
+
 def test_expect_is_answered_before_the_body(served: Served) -> None:
     body = _want(served, NAME)
     connection = served.connect()
