@@ -32,7 +32,7 @@ class LoggingTelemetry:
     def run_started(self, lease: Lease) -> None:
         """A sync run began; later lines of this thread carry its mirror."""
         structlog.contextvars.bind_contextvars(mirror=lease.mirror.name)
-        self._log.debug("run_started", trigger=lease.trigger.value, token=lease.token, worker=lease.worker)
+        self._log.debug("run_started", trigger=lease.trigger.value, fence=lease.token, worker=lease.worker)
 
     def step_finished(self, lease: Lease, step: Step, seconds: float) -> None:
         """One of the nine steps ended well."""
