@@ -153,5 +153,5 @@ def _serve(out: Output, settings: Settings, environment: dict[str, str], *, comm
     finally:
         watcher.stop()
     if status == 0:
-        out.note("stopped; started again it goes on from here")
+        out.note("stopped")
     return status

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LOOK_EVERY_SECONDS = 0.5
 SAY_EVERY_SECONDS = 10.0
 MOST_LINES = 5
-STOPPING = "stopping; what runs is broken off where the next start goes on"
+STOPPING = "stopping; what is unfinished goes on at the next start"
 TOLD = {Outcome.FAILED: "red", Outcome.HELD: "yellow"}
 """Ends of a run that a person is told of, and their colours."""
 

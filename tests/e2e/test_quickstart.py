@@ -93,7 +93,7 @@ def test_ctrl_c_ends_everything(upstream: GitUpstream, daemon: Daemon) -> None:
     daemon.process.send_signal(signal.SIGINT)
     assert daemon.process.wait(timeout=60) == 0
     daemon.process = None
-    assert [line.split()[0] for line in daemon.output().splitlines()[-2:]] == ["stopping;", "stopped;"]
+    assert [line.split()[0] for line in daemon.output().splitlines()[-2:]] == ["stopping;", "stopped"]
     assert not [pid for pid in family if Path(f"/proc/{pid}").exists()]
 
 
