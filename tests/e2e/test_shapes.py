@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,25 @@ class Site:
         assert self.daemon.cli("add", repo.url).returncode == 0
         return self.name(repo)
 
-    def sync(self, repo: UpstreamRepo) -> int:
-        return self.daemon.sync(self.name(repo))
+    def sync(self, repo: UpstreamRepo) -> str:
+        """Tell of a push and return the outcome of the sync that follows."""
+        number = 1 + [each.url for each in self.repos()].index(repo.url)
+        asked = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        payload = {
+            "ref": "refs/heads/main",
+            "repository": {"id": number, "full_name": repo.name, "clone_url": repo.url},
+        }
+        assert self.daemon.hook("push", payload) == 202
+
+        def last_run() -> dict[str, Any] | None:
+            last = self.show(repo)["last_run"]
+            return last if last["started_at"] >= asked and last["outcome"] != "abandoned" else None
+
+        run = self.daemon.wait_until(last_run, f"{repo.name} was synced again")
+        return str(run["outcome"])
+
+    def repos(self) -> list[UpstreamRepo]:
+        return [repo for upstream in (self.plain, self.guarded, self.secure) for repo in upstream.repos.values()]
 
     def show(self, repo: UpstreamRepo) -> dict[str, Any]:
         return self.daemon.show(self.name(repo))
@@ -97,13 +114,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         make_guarded(guarded)
         make_renamed(secure)
         configure(daemon, base, tls.authority, plain=plain, guarded=guarded, secure=secure)
-        found = [repo for upstream in (plain, guarded, secure) for repo in upstream.repos.values()]
         site = Site(daemon, plain, guarded, secure)
+        found = [repo for repo in site.repos() if not repo.name.startswith("later/")]
         with arguments_kept(base):
-            daemon.start(*(repo.url for repo in found if not repo.name.startswith("later/")))
+            daemon.start(*(repo.url for repo in found))
             for repo in found:
-                if not repo.name.startswith("later/"):
-                    site.wait_for_run(repo)
+                site.wait_for_run(repo)
         yield site
 
 
@@ -318,7 +334,7 @@ def test_an_empty_repository_and_its_first_push(site: Site, tmp_path: Path) -> N
     assert "empty repository" in done.stderr
     assert git_output(work, "symbolic-ref", "HEAD") == b"refs/heads/main\n"
     repo.commit({"README.md": "first"})
-    assert site.sync(repo) == 0
+    assert site.sync(repo) == "published"
     git_output(work, "pull", "-q")
     assert_same_files(work, repo, repo.refs()["refs/heads/main"])
 
@@ -331,7 +347,7 @@ def test_a_default_branch_that_does_not_exist_and_then_does(site: Site, tmp_path
     done = site.daemon.git("clone", site.daemon.url(site.name(repo)), str(work))
     assert "remote HEAD refers to nonexistent ref" in done.stderr
     repo.commit({"b": "1"}, branch="nowhere", start="somewhere")
-    assert site.sync(repo) == 0
+    assert site.sync(repo) == "published"
     again = site.daemon.clone(site.name(repo), tmp_path / "again")
     assert git_output(again, "symbolic-ref", "HEAD") == b"refs/heads/nowhere\n"
 
@@ -351,7 +367,7 @@ def test_sha256_objects(site: Site, tmp_path: Path) -> None:
         assert_same_files(work, repo, repo.refs()["refs/heads/main"])
     repo.commit({"c": "3"}, branch="dev", lfs={"v.bin": os.urandom(5000)})
     repo.force({"d": "4"})
-    assert site.sync(repo) == 0
+    assert site.sync(repo) == "published"
     site.assert_mirrored(repo, tmp_path)
 
 
@@ -372,7 +388,7 @@ def test_tags_at_anything_and_notes(site: Site, tmp_path: Path) -> None:
     assert (shown["health"], shown["refs"]["held"]) == ("fresh", 0)
     repo.tag("annotated", target="main^{tree}", message="moved")
     repo.delete("refs/tags/twice")
-    assert site.sync(repo) == 0
+    assert site.sync(repo) == "published"
     site.assert_mirrored(repo, tmp_path / "again")
 
 
@@ -397,7 +413,7 @@ def test_odd_ref_names_are_served_byte_for_byte_and_shown_as_text(site: Site, tm
     json.loads(site.daemon.cli("show", site.name(repo), "--refs", "--json").stdout)
     repo.commit({"b": "1"}, branch=HOSTILE_REFS[0])
     repo.update(HOSTILE_REFS[3], repo.refs()[HOSTILE_REFS[0]])
-    assert site.sync(repo) == 0
+    assert site.sync(repo) == "published"
     assert site.served(repo) == {name: oid for name, oid in upstream_refs(repo).items() if name != TOO_LONG}
 
 
@@ -424,7 +440,7 @@ def test_names_that_become_directories_and_back(site: Site, tmp_path: Path) -> N
         for name in names:
             repo.update(f"refs/heads/{name}", tip)
             repo.update(f"refs/tags/{name}", tip)
-        assert site.sync(repo) == 0
+        assert site.sync(repo) == "published"
         site.assert_mirrored(repo, tmp_path / str(number))
 
 
@@ -443,10 +459,10 @@ def test_upstream_moves_while_it_is_fetched(site: Site, tmp_path: Path) -> None:
     repo.commit({"a": "3"}, branch="topic")
     repo.commit({"a": "3"})
     fault = site.plain.fault("POST /move/during.*git-upload-pack", rewrite=move)
-    assert site.sync(repo) == 0
+    assert site.sync(repo) == "published"
     assert fault.hits
     assert site.served(repo) == listed != upstream_refs(repo)
-    assert site.sync(repo) == 0
+    assert site.sync(repo) == "published"
     site.assert_mirrored(repo, tmp_path)
 
 
@@ -462,9 +478,9 @@ def test_upstream_drops_what_it_listed(site: Site, tmp_path: Path) -> None:
 
     repo.commit({"a": "soon gone"})
     site.plain.fault("POST /move/during.*git-upload-pack", rewrite=drop)
-    assert site.sync(repo) == 1
+    assert site.sync(repo) == "failed"
     assert site.served(repo) == before
-    assert site.sync(repo) == 0
+    assert site.sync(repo) == "published"
     site.assert_mirrored(repo, tmp_path)
 
 
@@ -483,14 +499,13 @@ def test_fifty_thousand_refs(site: Site) -> None:
     assert_same_refs(site.served(repo), repo)
     took = []
     for _ in range(3):
-        assert site.sync(repo) == 0
-        assert site.show(repo)["last_run"]["outcome"] == "unchanged"
+        assert site.sync(repo) == "unchanged"
         took.append(seconds_of(site.show(repo)["last_run"]))
     assert min(took) < 2
     tip = repo.commit({"README.md": "z"})
     repo.update("refs/heads/group-0/ref-0", tip)
     repo.delete("refs/heads/group-1/ref-1")
-    assert site.sync(repo) == 0
+    assert site.sync(repo) == "published"
     assert_same_refs(site.served(repo), repo)
 
 
@@ -502,7 +517,7 @@ def test_an_upstream_of_protocol_zero(site: Site, tmp_path: Path) -> None:
     site.assert_mirrored(repo, tmp_path)
     repo.commit({"b": "1"}, lfs={"v.bin": os.urandom(9000)})
     repo.force({"c": "1"}, branch="other")
-    assert site.sync(repo) == 0
+    assert site.sync(repo) == "published"
     site.assert_mirrored(repo, tmp_path / "again")
     work = site.daemon.clone(site.name(repo), tmp_path / "work")
     assert_same_files(work, repo, repo.refs()["refs/heads/main"])
@@ -514,13 +529,13 @@ def test_a_token_opens_and_is_found_nowhere(site: Site, tmp_path: Path) -> None:
         for repo in site.guarded.repos.values():
             site.guarded.fault("POST .*git-upload-pack", hang=0.2, times=None)  # git lives long enough to be seen
             repo.commit({"README.md": "y"}, lfs={"v.bin": os.urandom(9000)})
-            assert site.sync(repo) == 0
+            assert site.sync(repo) == "published"
             work = site.daemon.clone(site.name(repo), tmp_path / repo.name.replace("/", "-"))
             assert_same_files(work, repo, repo.refs()["refs/heads/main"])
         site.guarded.heal()
         for repo in site.guarded.repos.values():  # and when it is refused
             repo.token = "another"
-            assert site.sync(repo) == 1
+            assert site.sync(repo) == "failed"
             repo.token = CANARY
     assert site.guarded.seen("info/lfs/objects/batch")
     repos = list(site.guarded.repos.values())
@@ -538,7 +553,9 @@ def test_a_token_opens_and_is_found_nowhere(site: Site, tmp_path: Path) -> None:
     user_and_token = base64.b64encode(f"x-access-token:{CANARY}".encode())
     places = {"pages and commands": said, "log": site.daemon.log.read_bytes()}
     places |= {str(path): path.read_bytes() for path in (base / "arguments", tmp_path / "arguments")}
-    assert b"upload-pack" in places[str(base / "arguments")] + places[str(tmp_path / "arguments")]
+    seen = (places[str(base / "arguments")] + places[str(tmp_path / "arguments")]).split(b"\n")
+    old = site.guarded.url("private/old").encode()
+    assert [line for line in seen if b"fetch" in line and old in line], "git itself was looked at while it fetched"
     places |= {str(path): path.read_bytes() for path in site.daemon.directory.rglob("*") if path.is_file()}
     assert any("objects/pack" in place for place in places)
     for secret in (CANARY.encode(), user_and_token, user_and_token.rstrip(b"=")[:-2]):
@@ -638,7 +655,7 @@ def test_refs_whose_objects_upstream_lacks_are_held_until_they_come(site: Site, 
     assert_same_files(work, repo, repo.refs()["refs/heads/plain"])
     repo.lfs.status = None
     repo.lfs.put(name.encode() * 100)
-    assert site.sync(repo) == 0
+    assert site.sync(repo) == "published"
     site.assert_mirrored(repo, tmp_path)
     again = site.daemon.clone(site.name(repo), tmp_path / "again")
     assert_same_files(again, repo, repo.refs()["refs/heads/main"])

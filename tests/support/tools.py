@@ -13,6 +13,7 @@ PACKAGES = {
     "make": "make",
     "node": "nodejs",
     "npm": "npm",
+    "openssl": "openssl",
     "strace": "strace",
     "systemd-analyze": "systemd",
     "systemd-sysusers": "systemd",
