@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -53,10 +55,12 @@ class FileObjectStore:
         if not is_lfs_oid(oid):
             raise NotFound("no such LFS object")
         try:
-            return open(self._layout.object(oid), "rb")
+            return os.fdopen(os.open(self._layout.object(oid), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW), "rb")
         except FileNotFoundError as error:
             raise NotFound(f"LFS object {oid} is not here") from error
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise NotFound(f"LFS object {oid} is not here: a symlink stands in its place") from error
             raise storage_error(error, "open an LFS object") from error
 
     def size(self, oid: LfsOid) -> int | None:
@@ -64,7 +68,8 @@ class FileObjectStore:
         if not is_lfs_oid(oid):
             return None
         with told("look for an LFS object"), contextlib.suppress(FileNotFoundError):
-            return self._layout.object(oid).stat().st_size
+            found = self._layout.object(oid).lstat()
+            return found.st_size if stat.S_ISREG(found.st_mode) else None
         return None
 
     def iterate(self) -> Iterator[tuple[Pointer, float]]:
@@ -76,6 +81,8 @@ class FileObjectStore:
                         continue
                     with contextlib.suppress(FileNotFoundError):  # evicted while we looked
                         found = entry.stat(follow_symlinks=False)
+                        if not stat.S_ISREG(found.st_mode):
+                            continue
                         yield Pointer(LfsOid(entry.name), found.st_size), found.st_mtime
 
     def verify(self, oid: LfsOid) -> bool:

@@ -136,18 +136,26 @@ NOT_HERE = "the object is not here yet; it is queued to be fetched from upstream
 
 
 def _reasons(mirror: Mirror, oids: Sequence[LfsOid]) -> dict[LfsOid, str]:
-    """Return why each object is not here: queued, known missing, or failing with a code."""
+    """Return why each object is not here: queued, known missing, or failing with a code.
+
+    One that counts as here was lost behind our back: it is queued now.
+    """
     reasons: dict[LfsOid, str] = {}
-    state = backend().state
+    lost: list[LfsOid] = []
+    app = backend()
     for oid in oids[:REASONS_LOOKED_UP]:
         before = f"{max(int(oid, 16) - 1, 0):064x}"
-        for pointer, code, message in state.lfs_missing(mirror.id, after=before, limit=1):
-            if pointer.oid != oid:
-                continue
+        listed = [row for row in app.state.lfs_missing(mirror.id, after=before, limit=1) if row[0].oid == oid]
+        if not listed and app.objects.size(oid) is None:
+            lost.append(oid)
+        for _, code, message in listed:
             if code in KNOWN_MISSING_CODES:
                 reasons[oid] = f"upstream itself lacks this object ({code})"
             elif code:
                 reasons[oid] = f"the object is queued; the last attempt failed, {code}: {printable(message)[:200]}"
+    if lost:
+        app.state.lfs_lost(lost)
+        app.telemetry.event("lfs_objects_lost", level="error", mirror=mirror.name, objects=len(lost), first=lost[0])
     return reasons
 
 

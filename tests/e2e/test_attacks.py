@@ -68,3 +68,22 @@ def test_a_lie_about_a_size_breaks_no_checkout(
     assert list(daemon.refs(name)) == [f"refs/heads/{honest}"]
     clone = daemon.clone(name, tmp_path / "clone", "--branch", honest)
     assert (clone / "w.bin").read_bytes() == data
+
+
+def test_an_lfs_object_deleted_behind_the_daemon_is_brought_again_once_it_is_missed(
+    upstream: GitUpstream, daemon: Daemon, tmp_path: Path
+) -> None:
+    repo = upstream.create("acme/model")
+    data = os.urandom(5000)
+    repo.commit({"README": "x"}, lfs={"w.bin": data})
+    oid, _ = repo.lfs.put(data)
+    daemon.start(repo.url)
+    name = daemon.name(repo.url)
+    daemon.published(name)
+    (path,) = (daemon.directory / "lfs" / "objects").rglob(oid)
+    path.unlink()
+    assert daemon.get(f"/{name}.git/info/lfs/objects/{oid}")[0] == 404
+    daemon.wait_until(
+        lambda: path.exists() and daemon.show(name)["lfs"]["present"] == 1, "the object is back", seconds=40
+    )
+    assert (daemon.clone(name, tmp_path / "clone") / "w.bin").read_bytes() == data

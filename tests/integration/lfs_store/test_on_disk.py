@@ -17,7 +17,7 @@ import pytest
 
 from mirror_sync.domain.names import LfsOid
 from mirror_sync.domain.pointers import Pointer
-from mirror_sync.errors import ObjectBusy, ObjectCorrupt, StorageFailed, StorageFull, UsageError
+from mirror_sync.errors import NotFound, ObjectBusy, ObjectCorrupt, StorageFailed, StorageFull, UsageError
 from mirror_sync.lfs_store import FileObjectStore, durable
 from mirror_sync.lfs_store.incomplete import SMALL
 from mirror_sync.testing.clock import HandClock
@@ -93,6 +93,21 @@ def test_strange_files_among_the_objects_are_passed_over(objects, directory):
     (directory / "objects" / "README").write_text("who put this here?")
     path_of(directory, pointer).with_name("notes.txt").write_text("x")
     assert [found for found, _ in objects.iterate()] == [pointer]
+
+
+def test_a_symlink_in_an_object_s_place_is_no_object(objects, directory, tmp_path):
+    pointer = keep(objects, DATA)
+    outside = tmp_path / "outside"
+    outside.write_bytes(DATA)
+    path_of(directory, pointer).unlink()
+    path_of(directory, pointer).symlink_to(outside)
+    assert not objects.has(pointer)
+    assert list(objects.iterate()) == []
+    with pytest.raises(NotFound):
+        objects.open(pointer.oid)
+    keep(objects, DATA)
+    assert stat.S_ISREG(path_of(directory, pointer).lstat().st_mode)
+    assert stat.S_IMODE(outside.stat().st_mode) == 0o644
 
 
 def test_an_object_touched_while_it_is_evicted_stays(objects, directory, monkeypatch):

@@ -14,7 +14,7 @@ from mirror_sync.domain.pointers import Pointer, PointerBlob
 from mirror_sync.domain.runs import Trigger
 from mirror_sync.web import create_app
 from mirror_sync.web.backend import LIMITS
-from tests.support.web_world import World, oid_of
+from tests.support.web_world import MirrorSpec, World, oid_of
 
 NAME = "git.example/acme/model"
 LFS = "application/vnd.git-lfs+json"
@@ -276,6 +276,26 @@ def test_an_object_that_is_not_here_says_why(client: FlaskClient) -> None:
     assert answer.status_code == 404
     assert answer.json is not None
     assert "upstream itself lacks" in answer.json["message"]
+
+
+@pytest.mark.parametrize("by", ["batch", "object"])
+def test_an_object_lost_behind_our_back_is_wanted_again(world: World, client: FlaskClient, by: str) -> None:
+    text = f"lost, and missed by {by}"
+    pointer = Pointer(LfsOid(oid_of(text)), len(text))
+    name = f"git.example/lost/{by}"
+    world.add(name, MirrorSpec(objects=[text]))
+    mirror = world.memory.mirror(MirrorName(name))
+    assert mirror.lfs.present == 1
+    world.objects.evict(pointer.oid, quarantine=True)
+    for _ in range(2):
+        if by == "batch":
+            answer = batch(client, [{"oid": pointer.oid, "size": pointer.size}], name=name)
+            assert answer.json is not None
+            assert answer.json["objects"][0]["error"]["code"] == 404
+        else:
+            assert client.get(f"/{name}.git/info/lfs/objects/{pointer.oid}").status_code == 404
+    assert world.memory.mirror(MirrorName(name)).lfs.present == 0
+    assert [found for found, _, _ in world.memory.lfs_missing(mirror.id)] == [pointer]
 
 
 def test_a_full_house_asks_to_come_again_and_slots_come_back(world: World) -> None:
