@@ -12,7 +12,7 @@ import click
 from mirror_sync.cli import choosing
 from mirror_sync.cli.look import doing
 from mirror_sync.cli.output import Output, size
-from mirror_sync.domain.runs import Outcome
+from mirror_sync.domain.runs import Activity, Outcome
 from mirror_sync.errors import MirrorSyncError
 from mirror_sync.ports import MirrorFilter
 
@@ -85,12 +85,14 @@ class Watcher:
             return
         if sys.stderr.isatty():
             self._show_live(waiting)
-        elif waiting and app.clock.monotonic() - self._said_at >= SAY_EVERY_SECONDS:
+            return
+        moving = [item for item in waiting if item["activity"] != Activity.BACKING_OFF]  # why one waits is told already
+        if moving and app.clock.monotonic() - self._said_at >= SAY_EVERY_SECONDS:
             self._said_at = app.clock.monotonic()
-            for item in waiting[:MOST_LINES]:
+            for item in moving[:MOST_LINES]:
                 self._out.note(key_values(item))
-            if len(waiting) > MOST_LINES:
-                self._out.note(f"more={len(waiting) - MOST_LINES}")
+            if len(moving) > MOST_LINES:
+                self._out.note(f"more={len(moving) - MOST_LINES}")
 
     def _announce(self, app: App, item: Document) -> None:
         name = item["name"]

@@ -105,6 +105,7 @@ def test_a_failure_is_told_once_with_what_can_be_typed(upstream: GitUpstream, da
     told = daemon.output()
     assert told.count("error[MS-U404]") == 1
     assert "run_finished" not in told
+    assert "activity=backing-off" not in told
     assert f"--dir {daemon.directory} sync {daemon.name(url)} --wait" in told
 
 
