@@ -39,7 +39,9 @@ def model(upstream: GitUpstream, name: str = "acme/model") -> UpstreamRepo:
 
 
 def upstream_refs(repo: UpstreamRepo) -> dict[str, str]:
-    return {name: oid for name, oid in repo.refs().items() if name.startswith(("refs/heads/", "refs/tags/", "refs/notes/"))}
+    return {
+        name: oid for name, oid in repo.refs().items() if name.startswith(("refs/heads/", "refs/tags/", "refs/notes/"))
+    }
 
 
 def assert_same_files(clone: Path, repo: UpstreamRepo, tip: str) -> None:
@@ -48,7 +50,9 @@ def assert_same_files(clone: Path, repo: UpstreamRepo, tip: str) -> None:
     paths = [line.split("\t", 1)[1] for line in tree if line]
     assert paths
     for path in paths:
-        blob = subprocess.run(["git", "--git-dir", str(repo.path), "cat-file", "blob", f"{tip}:{path}"], capture_output=True, check=True).stdout
+        blob = subprocess.run(
+            ["git", "--git-dir", str(repo.path), "cat-file", "blob", f"{tip}:{path}"], capture_output=True, check=True
+        ).stdout
         if blob.startswith(b"version https://git-lfs"):
             oid = blob.split(b"oid sha256:")[1][:64].decode()
             blob = (repo.lfs.directory / oid).read_bytes()
@@ -104,7 +108,11 @@ def test_webhook_publishes_within_seconds(upstream: GitUpstream, daemon: Daemon)
     daemon.published(name)
     tip = repo.commit({"README.md": "pushed\n"})
     began = time.monotonic()
-    payload = {"ref": "refs/heads/main", "after": tip, "repository": {"id": 7, "full_name": "acme/model", "clone_url": repo.url}}
+    payload = {
+        "ref": "refs/heads/main",
+        "after": tip,
+        "repository": {"id": 7, "full_name": "acme/model", "clone_url": repo.url},
+    }
     assert daemon.hook("push", payload, delivery="d-1") == 202
     daemon.wait_until(lambda: daemon.refs(name)["refs/heads/main"] == tip, "the push is served", seconds=20)
     assert time.monotonic() - began < 20
@@ -112,7 +120,9 @@ def test_webhook_publishes_within_seconds(upstream: GitUpstream, daemon: Daemon)
     assert daemon.hook("push", payload, secret=b"wrong") == 401
 
 
-def test_a_ref_whose_lfs_object_is_missing_is_held_and_the_others_move(upstream: GitUpstream, daemon: Daemon, tmp_path: Path) -> None:
+def test_a_ref_whose_lfs_object_is_missing_is_held_and_the_others_move(
+    upstream: GitUpstream, daemon: Daemon, tmp_path: Path
+) -> None:
     repo = model(upstream)
     daemon.start(repo.url)
     name = daemon.name(repo.url)
@@ -167,7 +177,9 @@ def test_kill_and_restart_lose_nothing(upstream: GitUpstream, daemon: Daemon, tm
     daemon.start(repo.url)
     name = daemon.name(repo.url)
     for _ in range(3):
-        daemon.wait_until(lambda: (daemon.show(name)["run"] or {}).get("step") == "transfer", "the object is on its way")
+        daemon.wait_until(
+            lambda: (daemon.show(name)["run"] or {}).get("step") == "transfer", "the object is on its way"
+        )
         time.sleep(1.6)
         daemon.kill()
         daemon.start()
@@ -227,7 +239,17 @@ def test_commands_print_the_contract(upstream: GitUpstream, daemon: Daemon) -> N
     assert daemon.cli("add", other.url).returncode == 0
     daemon.published(daemon.name(other.url))
     shown = json.loads(daemon.cli("show", name, "--json").stdout)
-    for key in ("name", "upstream", "health", "activity", "confirmed_at", "lag_seconds", "known_behind_since", "lfs", "last_run"):
+    for key in (
+        "name",
+        "upstream",
+        "health",
+        "activity",
+        "confirmed_at",
+        "lag_seconds",
+        "known_behind_since",
+        "lfs",
+        "last_run",
+    ):
         assert key in shown
     assert {"wanted", "present", "missing"} <= shown["lfs"].keys()
     assert {"outcome", "code", "message"} <= shown["last_run"].keys()
@@ -247,7 +269,9 @@ def test_commands_print_the_contract(upstream: GitUpstream, daemon: Daemon) -> N
     assert b"mirror_sync_" in body
     assert daemon.get("/readyz")[0] == 200
     assert daemon.cli("rm", daemon.name(other.url), "--now", "--yes").returncode == 0
-    daemon.wait_until(lambda: daemon.get(f"/{daemon.name(other.url)}/info/refs?service=git-upload-pack")[0] in (404, 410), "removed")
+    daemon.wait_until(
+        lambda: daemon.get(f"/{daemon.name(other.url)}/info/refs?service=git-upload-pack")[0] in (404, 410), "removed"
+    )
 
 
 def test_push_is_refused_with_a_reason(upstream: GitUpstream, daemon: Daemon, tmp_path: Path) -> None:
@@ -273,5 +297,7 @@ def test_shallow_partial_and_old_protocol_clones(upstream: GitUpstream, daemon: 
     daemon.git("-c", "protocol.version=0", "clone", "-q", "--mirror", daemon.url(name), str(tmp_path / "v0"))
     daemon.clone(name, tmp_path / "shallow", "--depth=1")
     daemon.git("clone", "-q", "--bare", "--filter=blob:none", daemon.url(name), str(tmp_path / "partial"))
-    refused = daemon.git("clone", "-q", "--bare", "--filter=tree:5", daemon.url(name), str(tmp_path / "tree"), check=False)
+    refused = daemon.git(
+        "clone", "-q", "--bare", "--filter=tree:5", daemon.url(name), str(tmp_path / "tree"), check=False
+    )
     assert refused.returncode != 0
