@@ -186,7 +186,7 @@ def test_kill_and_restart_lose_nothing(upstream: GitUpstream, daemon: Daemon, tm
     upstream.heal()
     daemon.published(name)
     assert_same_files(daemon.clone(name, tmp_path / "clone"), repo, repo.refs()["refs/heads/main"])
-    fetched = [request for request in upstream.seen("GET /-/lfs/")]
+    fetched = upstream.seen("GET /-/lfs/")
     assert any(request.headers.get("range") for request in fetched), "a broken transfer goes on from what is on disk"
     assert daemon.terminate() == 0
 
