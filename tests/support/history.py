@@ -12,10 +12,40 @@ from tests.support.pointers import pointer_text
 NEWEST = 50
 """``refs/heads/earlier`` lies this many commits before ``refs/heads/main``."""
 
-_WORDS = (
-    "model weights token layer buffer stream object pointer branch commit merge thread queue signal frame index cache "
-    "north south river stone garden window paper letter number figure result method sample vector matrix"
-).split()
+_WORDS = [
+    "model",
+    "weights",
+    "token",
+    "layer",
+    "buffer",
+    "stream",
+    "object",
+    "pointer",
+    "branch",
+    "commit",
+    "merge",
+    "thread",
+    "queue",
+    "signal",
+    "frame",
+    "index",
+    "cache",
+    "north",
+    "south",
+    "river",
+    "stone",
+    "garden",
+    "window",
+    "paper",
+    "letter",
+    "number",
+    "figure",
+    "result",
+    "method",
+    "sample",
+    "vector",
+    "matrix",
+]
 _ATTRIBUTES = b"*.bin filter=lfs diff=lfs merge=lfs -text\n"
 _PER_COMMIT = 4
 _POINTER_EVERY = 10
