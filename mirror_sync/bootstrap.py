@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from mirror_sync import __version__
 from mirror_sync.actions import enrol as enrolment
-from mirror_sync.actions import history, maintain, status, sweep, trigger
+from mirror_sync.actions import history, maintain, reread, status, sweep, trigger
 from mirror_sync.actions.outcome import record_crash
 from mirror_sync.actions.sync import sync
 from mirror_sync.actions.transfer import TransferLimits
@@ -361,7 +361,7 @@ class App:
         )
 
     def sweep(self, worker: str, *, keep: Keep, stop: threading.Event) -> None:
-        """Drop expired kept tips, unreferenced LFS objects, stale incompletes and old records."""
+        """Drop expired kept tips, unreferenced LFS objects, stale incompletes and old records; read some objects again."""
         maintain.expire_kept(
             worker,
             state=self.state,
@@ -383,6 +383,9 @@ class App:
         now = self.clock.now()
         self.state.prune(
             deliveries_before=now - self.settings.webhooks.keep_deliveries, runs_before=now - self.settings.keep_runs
+        )
+        reread.reread_objects(
+            state=self.state, objects=self.objects, clock=self.clock, telemetry=self.telemetry, stop=stop
         )
 
     def recover_all(self) -> None:

@@ -414,8 +414,11 @@ class ObjectStore(Protocol):
     def iterate(self) -> Iterator[tuple[Pointer, float]]:
         """Yield every verified object with the time it was last promoted or touched."""
 
-    def verify(self, oid: LfsOid) -> bool:
-        """Read a whole object at rest and tell whether it still is what its oid says; raises :class:`NotFound`."""
+    def verify(self, oid: LfsOid, *, stop: threading.Event | None = None) -> bool:
+        """Read a whole object at rest and tell whether it still is what its oid says; raises :class:`NotFound`.
+
+        Nothing is said against an object whose reading ``stop`` ended early.
+        """
 
     def evict(self, oid: LfsOid, *, quarantine: bool) -> None:
         """Take an object out of the store; keep it aside for inspection when ``quarantine``."""

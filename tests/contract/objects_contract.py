@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 
 import pytest
 
@@ -211,6 +212,14 @@ class ObjectStoreContract:
         assert not objects.verify(pointer.oid)
         with pytest.raises(NotFound):
             objects.verify(pointer_to(b"absent").oid)
+
+    def test_verify_that_is_stopped_accuses_nobody(self, objects):
+        pointer = keep(objects, DATA)
+        self.damage(objects, pointer.oid)
+        stop = threading.Event()
+        assert not objects.verify(pointer.oid, stop=stop)
+        stop.set()
+        assert objects.verify(pointer.oid, stop=stop)
 
     def test_iterate_yields_every_object(self, objects, clock):
         first = keep(objects, b"one")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from mirror_sync.actions import history, maintain, sweep
+from mirror_sync.actions import history, maintain, reread, sweep
 from mirror_sync.actions.transfer import TransferLimits
 from mirror_sync.domain.names import RefName
 from mirror_sync.domain.runs import Lease, LfsCounts
@@ -41,6 +41,14 @@ class Upkeep(House):
             state=self.state, objects=self.objects, clock=self.clock, telemetry=self.telemetry, grace=grace,
             stop=threading.Event(),
         )  # fmt: skip
+
+    def reread(self, *, stop: bool = False) -> int:
+        event = threading.Event()
+        if stop:
+            event.set()
+        return reread.reread_objects(
+            state=self.state, objects=self.objects, clock=self.clock, telemetry=self.telemetry, stop=event
+        )
 
     def remove(self) -> bool:
         return sweep.remove_one(
@@ -119,6 +127,26 @@ def test_sweep_spares_what_any_mirror_refers_to_and_what_is_in_its_grace(house: 
     assert house.sweep() == 1
     assert house.objects.has(used)
     assert not house.objects.has(stray)
+
+
+def test_every_object_is_read_again_in_thirty_days_and_a_damaged_one_is_fetched_again(house: Upkeep) -> None:
+    sound, poor = house.upstream.put(b"sound"), house.upstream.put(b"poor")
+    house.offer(main=house.git.commit("one", files={"s": sound, "p": poor}))
+    house.run()
+    house.objects.damage(poor.oid)
+    assert house.objects.has(poor)
+    found = 0
+    for _ in range(30 * 24):
+        assert house.reread(stop=True) == 0
+        found += house.reread()
+        house.clock.advance(3600.0)
+    assert found == 1
+    assert house.objects.has(sound)
+    assert list(house.objects.quarantined) == [poor.oid]
+    assert (house.counts().present, house.counts().missing) == (1, 1)
+    assert house.history() == 1
+    assert (house.counts().present, house.counts().missing) == (2, 0)
+    house.check_promise()
 
 
 def test_removed_mirror_goes_after_its_delay_and_not_before(house: Upkeep) -> None:
