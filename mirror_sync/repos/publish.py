@@ -119,12 +119,15 @@ def _check_names(tips: Mapping[RefName, GitOid], roots: PackedRefs) -> None:
     before = roots.tips
     get = before.get
     fresh = [name for name, oid in tips.items() if get(name) != oid]
-    width = len(tips[fresh[0]]) if fresh else 0
+    oids = {tips[name] for name in fresh}
+    width = len(min(oids, default=""))
+    strange = {oid for oid in oids if not is_git_oid(oid) or len(oid) != width}
     for name in fresh:
-        oid = tips[name]
-        fault = None if name in before else refname_fault(name)
-        if fault is not None or not is_git_oid(oid) or len(oid) != width:
-            raise RepositoryDamaged(f"{printable(name)!r} cannot be published", why=fault or "its tip is no object id")
+        if name not in before and (fault := refname_fault(name)) is not None:
+            raise RepositoryDamaged(f"{printable(name)!r} cannot be published", why=fault)
+    if strange:
+        name = next(name for name in fresh if tips[name] in strange)
+        raise RepositoryDamaged(f"{printable(name)!r} cannot be published", why="its tip is no object id")
 
 
 def _peeled(git: Git, roots: PackedRefs, fresh: frozenset[GitOid]) -> dict[GitOid, GitOid]:
