@@ -205,7 +205,7 @@ def test_what_arrives_is_durable_after_so_many_bytes_and_after_so_long(directory
 
     assert saves(sync_bytes=MIB, wait=0.0) == 0
     assert saves(sync_bytes=2000, wait=0.0) == 3
-    assert saves(sync_bytes=MIB, wait=2.6) == 2
+    assert saves(sync_bytes=MIB, wait=0.52) == 2
 
 
 def test_a_failed_sync_loses_what_was_not_durable_before(objects, monkeypatch):
