@@ -140,7 +140,7 @@ class App:
 
     def close(self) -> None:
         """Release what was made."""
-        for name in ("waker", "connections", "state"):
+        for name in ("waker", "connections", "metrics", "state"):
             part = self.__dict__.pop(name, None)
             if part is not None:
                 part.close()

@@ -55,7 +55,8 @@ class Directory:
     @contextmanager
     def held(self) -> Iterator[None]:
         """Be the only ``quickstart`` here; raises :class:`Conflict`."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(mode=0o750, exist_ok=True)  # other users of the machine read over HTTP, not here
         descriptor = os.open(self.path / "quickstart.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             try:
