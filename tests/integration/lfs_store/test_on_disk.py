@@ -247,7 +247,7 @@ def test_an_unprivileged_user_resumes_after_a_kill_just_before_the_last_rename(d
         assert objects.verify(pointer.oid)
 
     directory.mkdir()
-    for path in (directory, *directory.parents[:3]):
+    for path in (directory, *directory.parents[:4]):
         path.chmod(path.stat().st_mode | 0o011)
     os.chown(directory, 65534, 65534)
     assert killed_at(0, as_somebody) is False
