@@ -88,9 +88,9 @@ def wait_for_host(run: Run) -> None:
 def observe(run: Run) -> Observation | None:
     """Take a dated ref snapshot; ``None`` when upstream says exactly what is already served."""
     mirror = run.mirror
-    died = mirror.last_run is not None and mirror.last_run.outcome is Outcome.ABANDONED
-    # after a run that died there is something to tidy up, even when all it had to do was done
-    settled = not died and mirror.view > 0 and mirror.view == run.world.repository.current_view()
+    broke_off = mirror.last_run is not None and mirror.last_run.outcome in (Outcome.ABANDONED, Outcome.FAILED)
+    # after a run that died or failed there may be something to tidy up, even when all it had to do was done
+    settled = not broke_off and mirror.view > 0 and mirror.view == run.world.repository.current_view()
     mark = "" if run.policy.lfs else WITHOUT_LFS
     known = mirror.confirmed_digest.removeprefix(mark) if settled and mirror.confirmed_digest.startswith(mark) else ""
     began = run.world.clock.monotonic()

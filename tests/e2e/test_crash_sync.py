@@ -127,6 +127,14 @@ def test_a_sync_killed_anywhere(stage: Stage, base: str) -> None:
         trial(stage, base, point)
 
 
+def test_a_sync_killed_when_only_tidying_was_left(stage: Stage) -> None:
+    """Upstream's list says that nothing changed since; what the dead run left is tidied up all the same."""
+    tidying = [number for number, label in enumerate(stage.update.labels, start=1) if "tmp_discarded" in label]
+    assert len(tidying) >= 3
+    for point in (tidying[0], tidying[1], tidying[-1]):
+        trial(stage, "update", point)
+
+
 def test_a_sync_killed_again_while_it_recovers(stage: Stage) -> None:
     for base, ended in (("update", stage.update), ("fill", stage.fill)):
         for point in stage.sample(ended, 4):
