@@ -97,7 +97,9 @@ def run_all(app: App, directory: Path, count: int, expected: Outcome) -> tuple[f
 
 
 def start_cost(directory: Path) -> float:
-    """Return the processor seconds that a worker takes to start when nothing is due."""
+    """Return the processor seconds that a worker takes to start when nothing is due and nothing needs maintenance."""
+    with serving(directory, "worker") as worker:
+        rest(worker.pid)
     with serving(directory, "worker") as worker:
         time.sleep(SETTLE_SECONDS)
         return cpu(family(worker.pid))
@@ -120,12 +122,17 @@ def idle(directory: Path, port: int, seconds: float) -> tuple[dict[str, float], 
         wait_ready(page)
         for path in ("/", "/metrics", "/api/v1/mirrors"):
             fetch(page + path)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while share(daemon.pid, SETTLE_SECONDS) > BUSY_SHARE and time.monotonic() < deadline:
-            pass
+        rest(daemon.pid)
         used = share(daemon.pid, seconds)
         pids = family(daemon.pid)
         return memory(pids), used, {f"process {pid} ({role(pid)})": memory([pid]) for pid in pids}
+
+
+def rest(pid: int) -> None:
+    """Wait until a process and all below it have next to nothing to do."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while share(pid, SETTLE_SECONDS) > BUSY_SHARE and time.monotonic() < deadline:
+        pass
 
 
 def share(pid: int, seconds: float) -> float:
