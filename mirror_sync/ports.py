@@ -396,9 +396,6 @@ class ObjectStore(Protocol):
     def has(self, pointer: Pointer) -> bool:
         """Tell whether the verified object is here."""
 
-    def present(self, pointers: Iterable[Pointer]) -> set[LfsOid]:
-        """Return the oids of those that are here."""
-
     def open(self, oid: LfsOid) -> BinaryIO:
         """Open a verified object for reading as a real file; raises :class:`NotFound`."""
 

@@ -47,10 +47,6 @@ class FileObjectStore:
         """Tell whether the verified object is here."""
         return self.size(pointer.oid) == pointer.size
 
-    def present(self, pointers: Iterable[Pointer]) -> set[LfsOid]:
-        """Return the oids of those that are here."""
-        return {pointer.oid for pointer in pointers if self.has(pointer)}
-
     def open(self, oid: LfsOid) -> BinaryIO:
         """Open a verified object for reading as a real file; raises :class:`NotFound`."""
         if not is_lfs_oid(oid):

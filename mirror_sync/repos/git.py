@@ -1,7 +1,7 @@
 """The one door to git children.
 
 GitPython is used for its process driver alone; every option is ours, and every child
-starts in an environment built from nothing (``docs/threat-model.md``).
+starts in an environment built from nothing (``docs/adr/0007-gitpython-as-process-driver.md``).
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ SERVING_CONFIG = (
     "\tthreads = 2",
     "\twindowMemory = 256m",
 )
-"""What every view allows its clients (``docs/threat-model.md``)."""
+"""What every view allows its clients (``docs/adr/0001-views-behind-one-symlink.md``)."""
 
 _NEW_PREFIX = ".new-"
 _HEAD_PREFIX = b"ref: "

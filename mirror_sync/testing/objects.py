@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from typing import BinaryIO
 
@@ -105,9 +105,6 @@ class MemoryObjectStore:
 
     def has(self, pointer: Pointer) -> bool:
         return self.size(pointer.oid) == pointer.size
-
-    def present(self, pointers: Iterable[Pointer]) -> set[LfsOid]:
-        return {pointer.oid for pointer in pointers if self.has(pointer)}
 
     def open(self, oid: LfsOid) -> BinaryIO:
         if oid not in self.objects:

@@ -100,8 +100,3 @@ class Leases:
         """Return the mirrors being synced now."""
         with self._changed:
             return sorted(one.lease.mirror.name for one in self._running)
-
-    def wait_empty(self, seconds: float) -> bool:
-        """Wait until nothing runs; ``False`` when ``seconds`` were not enough."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._running, timeout=seconds)
