@@ -102,18 +102,9 @@ class Leases(Calls):
             .limit(1)
             .with_for_update(of=mirrors, skip_locked=True)
         )
-        with self._write() as connection:
-            row = connection.execute(query).first()
-            if row is None:
-                return None
-            return self._take(
-                connection,
-                row,
-                worker,
-                lease_seconds=lease_seconds,
-                purpose="maintenance",
-                spacing=MAINTENANCE_SPACING_SECONDS,
-            )
+        return self._take_first(
+            query, worker, lease_seconds=lease_seconds, purpose="maintenance", spacing=MAINTENANCE_SPACING_SECONDS
+        )
 
     def claim_removal(self, worker: str, *, lease_seconds: float) -> Lease | None:
         """Implement :meth:`mirror_sync.ports.StateStore.claim_removal`."""
@@ -123,18 +114,19 @@ class Leases(Calls):
             .limit(1)
             .with_for_update(of=mirrors, skip_locked=True)
         )
+        return self._take_first(
+            query, worker, lease_seconds=lease_seconds, purpose="removal", spacing=REMOVAL_SPACING_SECONDS
+        )
+
+    def _take_first(
+        self, query: Select[Any], worker: str, *, lease_seconds: float, purpose: str, spacing: float
+    ) -> Lease | None:
+        """Take the mirror that ``query`` finds first; ``None`` when it finds none."""
         with self._write() as connection:
             row = connection.execute(query).first()
             if row is None:
                 return None
-            return self._take(
-                connection,
-                row,
-                worker,
-                lease_seconds=lease_seconds,
-                purpose="removal",
-                spacing=REMOVAL_SPACING_SECONDS,
-            )
+            return self._take(connection, row, worker, lease_seconds=lease_seconds, purpose=purpose, spacing=spacing)
 
     def _take(
         self,
