@@ -118,7 +118,7 @@ def assert_mirrored(daemon: Daemon, repo: UpstreamRepo, into: Path) -> None:
 @pytest.mark.parametrize("name", ["acme/model", "acme/data", "tools/code"])
 def test_what_was_there_is_mirrored(upstream: GitUpstream, daemon: Daemon, tmp_path: Path, name: str) -> None:
     repo = upstream.repos[name]
-    assert f"git clone {daemon.url(daemon.name(repo.url))}\n" in daemon.output()
+    daemon.tells(f"git clone {daemon.url(daemon.name(repo.url))}\n")
     assert daemon.show(daemon.name(repo.url))["health"] == "fresh"
     assert_mirrored(daemon, repo, tmp_path)
 
@@ -130,7 +130,7 @@ def test_pushes_of_every_kind_are_served_after_the_webhook(
     name = daemon.name(repo.url)
     repo.commit({"README.md": "newer\n"}, lfs={"weights/c.bin": os.urandom(2_000_000)})
     push(daemon, repo, "refs/heads/main")
-    assert daemon.show(name)["last_run"]["trigger"] == "webhook"
+    daemon.ended(name, trigger="webhook")
     rewritten = repo.refs()["refs/heads/dev"]
     repo.force({"dev.md": "rewritten"}, branch="dev")
     push(daemon, repo, "refs/heads/dev")

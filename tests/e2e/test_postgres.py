@@ -161,7 +161,7 @@ def test_the_main_job_on_postgres(upstream: GitUpstream, fleet: Fleet, database:
         assert fleet.hook("push", push_payload(repo)) == 202
         fleet.wait_until(lambda: fleet.refs(name) == upstream_refs(repo), "the push is served", seconds=20)
         waits.append(upstream.seen("git-upload-pack")[0].at - began)
-    assert fleet.show(name)["last_run"]["trigger"] == "webhook"
+    fleet.ended(name, trigger="webhook")
     with database.connect() as connection:
         listening = connection.execute(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN %'"

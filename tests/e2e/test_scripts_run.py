@@ -56,7 +56,7 @@ def is_running(pid: int) -> bool:
 def test_the_demo_from_start_to_restart(daemon: Daemon, tmp_path: Path) -> None:
     require("git-lfs")
     daemon.start()
-    assert f"http://127.0.0.1:{daemon.port}/" in daemon.output()
+    daemon.tells(f"http://127.0.0.1:{daemon.port}/")
     daemon.wait_until(lambda: len(clone_lines(daemon)) == 2, "both clone lines")
     port = (daemon.directory / "demo" / "port").read_text()
     model, data = f"127.0.0.1:{port}/demo/model", f"127.0.0.1:{port}/demo/data"
@@ -73,8 +73,7 @@ def test_the_demo_from_start_to_restart(daemon: Daemon, tmp_path: Path) -> None:
         lambda: (tip := daemon.refs(model)["refs/heads/main"]) != first and tip, "a push to be served", seconds=60
     )
     assert moved in history(daemon)
-    run = daemon.show(model)["last_run"]
-    assert (run["outcome"], run["trigger"]) == ("published", "webhook")
+    daemon.ended(model, trigger="webhook")
 
     family = daemon.family()
     assert daemon.process is not None

@@ -190,6 +190,21 @@ class Daemon:
             lambda: (document := self.show(name))["confirmed_at"] and document, f"{name} confirmed", seconds=seconds
         )
 
+    def tells(self, text: str, *, seconds: float = 60.0) -> None:
+        """Wait until the terminal says ``text``; it follows what is served, a moment behind."""
+        self.wait_until(lambda: text in self.output(), f"the terminal says {text!r}", seconds=seconds)
+
+    def ended(self, name: str, *, trigger: str, outcome: str = "published", seconds: float = 60.0) -> dict[str, Any]:
+        """Wait until the last run is recorded as this; refs are served before their run is recorded."""
+
+        def last_run() -> dict[str, Any] | None:
+            run = self.show(name)["last_run"]
+            return run if run and (run["trigger"], run["outcome"]) == (trigger, outcome) else None
+
+        run = self.wait_until(last_run, f"the run of {name} is recorded", seconds=seconds)
+        assert isinstance(run, dict)
+        return run
+
     def hook(self, event: str, payload: dict[str, Any], *, delivery: str = "", secret: bytes | None = None) -> int:
         """Send one signed GitHub delivery and return the status."""
         body = json.dumps(payload).encode()
