@@ -7,7 +7,9 @@
     ├── UsageError                operator   the call itself was wrong
     ├── NotFound                  operator   no such mirror, run or ref
     ├── UpstreamUnavailable       the clock  backoff with jitter
-    │   └── UpstreamStalled       the clock  no bytes for the stall time-out
+    │   ├── UpstreamStalled       the clock  no bytes for the stall time-out
+    │   └── UpstreamDeclined      the clock  the server itself reports that it will not
+    │       └── UpstreamLacks     the clock  it has not, or does not give, an object wanted
     ├── RateLimited (until)       the clock  due = until
     │   └── HostResting           the clock  due = until, nothing was asked
     ├── UpstreamRefused           operator   credential missing or rejected
@@ -22,6 +24,7 @@
     ├── ObjectBusy                the clock  another process is fetching it
     ├── LeaseLost                 nobody     end the run quietly
     ├── Interrupted               nobody     the process is stopping
+    ├── Preempted                 nobody     makes way for another sync; goes on behind
     ├── SchemaOutdated            operator   refuse to start
     ├── StateUnavailable          the clock  the database does not answer
     ├── StorageForeign            operator   storage belongs to another host or database
@@ -109,6 +112,16 @@ class UpstreamStalled(UpstreamUnavailable):
     """Upstream sent nothing for longer than the stall time-out."""
 
     code = "MS-U504"
+
+
+class UpstreamDeclined(UpstreamUnavailable):
+    """Upstream's git server reported that it cannot do what was asked."""
+
+
+class UpstreamLacks(UpstreamDeclined):
+    """Upstream's git server has not, or does not give, an object that was asked for."""
+
+    code = "MS-U409"
 
 
 class RateLimited(MirrorSyncError):
@@ -230,6 +243,13 @@ class Interrupted(MirrorSyncError):
     """The process is stopping; the run goes on from here at the next start."""
 
     code = "MS-R503"
+    actor = Actor.NOBODY
+
+
+class Preempted(MirrorSyncError):
+    """The run makes way for another sync; LFS objects go on behind."""
+
+    code = "MS-H007"
     actor = Actor.NOBODY
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 from mirror_sync.domain.names import MirrorName
+from mirror_sync.domain.progress import Kind, Meter, Progress, Way
 from mirror_sync.errors import Interrupted, MirrorSyncError, UpstreamUnavailable
 from mirror_sync.ports import Clock, Telemetry
 
@@ -37,6 +38,8 @@ class Course:
         self._here = 0
         self._stuck = 0
         self._told_at = clock.monotonic()
+        self._began_at = clock.now()
+        self._meter = Meter(clock.monotonic())
         self._guard = threading.Lock()
 
     # -- whether to go on
@@ -107,4 +110,18 @@ class Course:
 
     def tell(self) -> None:
         """Tell people how far it is."""
-        self.telemetry.progress(self.mirror, kind="lfs", done=self._here, total=self._total)
+        now = self.clock.now()
+        self._meter.add(self.fetched - self._meter.received, self.clock.monotonic())
+        progress = Progress(
+            Kind.LFS,
+            Way.PARTS,
+            done=self._here,
+            total=self._total,
+            received=self.fetched,
+            rate=self._meter.rate(self.clock.monotonic()),
+            connections=0,
+            cuts=0,
+            began_at=self._began_at,
+            at=now,
+        )
+        self.telemetry.progress(self.mirror, progress)

@@ -191,7 +191,6 @@ def fetch(run: Run, observation: Observation, updates: Sequence[RefUpdate]) -> N
             access = run.world.upstream.git_access()
             came = repository.stage_from_git(access, missing, max_bytes=run.policy.max_pack_bytes)
         run.fetched_bytes += came
-        run.world.telemetry.progress(run.mirror.name, kind="git", done=came, total=came)
         still = repository.missing(wanted)
         if still:
             raise UpstreamInvalid(

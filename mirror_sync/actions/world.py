@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mirror_sync.domain.names import GitOid, RefName
+from mirror_sync.domain.progress import Progress
 from mirror_sync.domain.refs import Hold, RefSnapshot
 from mirror_sync.domain.runs import Availability, Lease, Mirror, RunId, Step
 from mirror_sync.errors import Interrupted
 from mirror_sync.ports import Clock, GitRepository, ObjectStore, Parallel, StateStore, Telemetry, Upstream
 
 MAX_NOTES = 50
+
+
+def never() -> bool:
+    """Nobody waits."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,10 @@ class World:
     clock: Clock
     parallel: Parallel
     telemetry: Telemetry
+    accelerators: Sequence[Upstream] = ()
+    """Nearer places of the same repository: for bytes that prove themselves, never for refs."""
+    crowded: Callable[[], bool] = never
+    """Tells whether other mirrors are due and wait for a place of ours."""
 
 
 @dataclass(slots=True)
@@ -86,6 +97,12 @@ class Run:
     def note(self, text: str) -> None:
         """Note an oddity worth showing to people."""
         self.notes = list(dict.fromkeys([*(self.notes or []), text]))[-MAX_NOTES:]
+
+    def report(self, progress: Progress | None) -> None:
+        """Show people how far the fetch or transfer of this run is."""
+        if progress is not None:
+            self.world.telemetry.progress(self.mirror.name, progress)
+        self.world.state.note_progress(self.mirror.id, progress)
 
     def tips(self) -> frozenset[GitOid]:
         """Return the tips that are published now."""

@@ -55,6 +55,8 @@ class Observation:
     refused: Mapping[RefName, str] = field(default_factory=dict)
     moved_to: str = ""
     """The URL a permanent https redirect on the same host led to, or empty."""
+    peeled: Mapping[GitOid, GitOid] = field(default_factory=dict)
+    """What upstream says that annotated tags among the tips stand for: a hint, never served."""
 
 
 class Change(StrEnum):

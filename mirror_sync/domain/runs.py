@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import NewType
 
 from mirror_sync.domain.names import GitOid, LfsOid, MirrorName, RefName
+from mirror_sync.domain.progress import Progress
 from mirror_sync.domain.refs import NO_HEAD, Change, GuardState, Hold, ObjectFormat
 
 MirrorId = NewType("MirrorId", int)
@@ -158,6 +159,8 @@ class Mirror:
     git_bytes: int = 0
     maintained_at: float | None = None
     publishes_since_maintenance: int = 0
+    progress: Progress | None = None
+    """How far the fetch or transfer under way was when it was last told; ``None`` when none is."""
 
 
 @dataclass(frozen=True, slots=True)

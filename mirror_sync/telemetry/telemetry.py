@@ -7,6 +7,7 @@ import threading
 import structlog
 
 from mirror_sync.domain.names import MirrorName
+from mirror_sync.domain.progress import Progress
 from mirror_sync.domain.runs import Lease, Outcome, RunReport, Step
 from mirror_sync.ports import Clock
 from mirror_sync.telemetry.logs import logger
@@ -73,8 +74,9 @@ class LoggingTelemetry:
             fields["what"] = fields.pop("event")  # the name itself is the line's event
         getattr(self._log, str(level))(name, **fields)
 
-    def progress(self, mirror: MirrorName, *, kind: str, done: int, total: int | None) -> None:
-        """Bytes arrived; told every thirty seconds."""
+    def progress(self, mirror: MirrorName, progress: Progress) -> None:
+        """How far it is; logged every thirty seconds."""
+        kind = progress.kind.value
         now = self._clock.monotonic()
         with self._lock:
             said_at = self._said.setdefault((mirror, kind), now)
@@ -83,7 +85,9 @@ class LoggingTelemetry:
                 self._said[(mirror, kind)] = now
         self._metrics.publish()
         if tell:
-            self._log.info("progress", mirror=mirror, kind=kind, done=done, total=total)
+            self._log.info(
+                "progress", mirror=mirror, kind=kind, way=progress.way.value, done=progress.done, total=progress.total
+            )
 
     def propagated(self, *, evidence: str, seconds: float) -> None:
         """A change was served ``seconds`` after its first evidence."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mirror_sync.domain.names import MirrorName
+from mirror_sync.domain.progress import Progress
 from mirror_sync.domain.runs import Lease, RunReport, Step
 
 
@@ -28,8 +29,8 @@ class ListedTelemetry:
     def event(self, name: str, **fields: object) -> None:
         self.heard.append((name, fields))
 
-    def progress(self, mirror: MirrorName, *, kind: str, done: int, total: int | None) -> None:
-        self.heard.append(("progress", mirror, kind, done, total))
+    def progress(self, mirror: MirrorName, progress: Progress) -> None:
+        self.heard.append(("progress", mirror, progress))
 
     def propagated(self, *, evidence: str, seconds: float) -> None:
         self.heard.append(("propagated", evidence, seconds))

@@ -10,6 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from mirror_sync.domain.names import MirrorName
+from mirror_sync.domain.progress import Kind, Progress, Way
 from mirror_sync.domain.runs import (
     Lease,
     LfsCounts,
@@ -237,7 +238,7 @@ def test_telemetry_feeds_the_metrics(outcome: Outcome, errors: int) -> None:
     telemetry = LoggingTelemetry(metrics, clock=clock)
     telemetry.run_started(lease())
     telemetry.step_finished(lease(), Step.OBSERVE, 0.1)
-    telemetry.progress(MirrorName("h/a"), kind="git", done=10, total=None)
+    telemetry.progress(MirrorName("h/a"), Progress(Kind.GIT, Way.PLAIN, 0, None, 10, 1.0, 1, 0))
     telemetry.run_finished(lease(), RunReport(outcome, 10.0, 12.0, 99.0, code="MS-U503" if errors else ""))
     telemetry.propagated(evidence="poll", seconds=3)
     telemetry.upstream_request(host="h", operation="batch", status=503, seconds=1)

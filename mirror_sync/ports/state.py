@@ -1,0 +1,278 @@
+"""Intent and history in the database."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from mirror_sync.domain.names import GitOid, LfsOid, MirrorName, RefName
+from mirror_sync.domain.pointers import Pointer, PointerBlob
+from mirror_sync.domain.progress import Progress
+from mirror_sync.domain.runs import (
+    Delivery,
+    KeptTip,
+    Lease,
+    LfsCounts,
+    LfsJob,
+    Mirror,
+    MirrorId,
+    NewMirror,
+    PublishIntent,
+    RefJournalEntry,
+    RunId,
+    RunRecord,
+    RunReport,
+    Step,
+    Trigger,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorFilter:
+    """Which mirrors to list.  ``glob`` matches names (``*`` crosses slashes)."""
+
+    glob: str = ""
+    health: str = ""
+    activity: str = ""
+    query: str = ""
+    held: bool = False
+    """Only mirrors with refs that wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorPage:
+    """One page of mirrors in name order; ``next_cursor`` is empty on the last."""
+
+    items: tuple[Mirror, ...]
+    next_cursor: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts over all mirrors, for the overview and the metrics."""
+
+    by_health: Mapping[str, int]
+    by_activity: Mapping[str, int]
+    lag_within: Mapping[str, int]
+    """Cumulative: how many mirrors have at most this lag (keys such as ``60``, ``+Inf``)."""
+    oldest_confirmed_at: float | None
+    due: int
+    lfs: LfsCounts
+    mirrors: int
+
+
+class StateStore(Protocol):
+    """Intent and history.  Git is the truth about refs, the LFS store about bytes.
+
+    Raises :class:`StateUnavailable` when the database does not answer.
+    """
+
+    # -- mirrors
+    def enrol(self, new: NewMirror) -> tuple[Mirror, bool]:
+        """Return the mirror and whether it was made now; one that is being removed is taken back."""
+
+    def mirror(self, name: MirrorName) -> Mirror:
+        """Return one mirror; raises :class:`NotFound`.  Mirrors being removed are found too."""
+
+    def mirror_by_id(self, mirror_id: MirrorId) -> Mirror:
+        """Return one mirror by id; raises :class:`NotFound`."""
+
+    def mirrors(self, which: MirrorFilter, *, cursor: str = "", limit: int = 100) -> MirrorPage:
+        """Return one page of mirrors in name order."""
+
+    def totals(self) -> Totals:
+        """Return counts over all mirrors."""
+
+    def set_paused(self, mirror_id: MirrorId, *, reason: str | None) -> None:
+        """Pause with a reason, or resume with ``None`` (which also makes it due)."""
+
+    def set_removing(self, mirror_id: MirrorId, *, at: float | None) -> None:
+        """Mark for removal at a time, or take back with ``None``."""
+
+    def set_schedule(self, mirror_id: MirrorId, *, interval_seconds: float, objective_seconds: float) -> None:
+        """Change how often the mirror is polled and what lag it promises."""
+
+    def release_guard(self, mirror_id: MirrorId) -> bool:
+        """Let the held deletions through at the next sync; ``False`` when nothing is held."""
+
+    def forget(self, mirror_id: MirrorId) -> None:
+        """Delete every row of a mirror whose data is gone."""
+
+    # -- due, leases, runs
+    def mark_due(
+        self, mirror_id: MirrorId, trigger: Trigger, *, at: float | None = None, evidence_at: float | None = None
+    ) -> None:
+        """Make a mirror due at ``at`` (default: now) unless it is due earlier already.
+
+        ``evidence_at`` is when a webhook told of a change: it starts *known behind since*
+        unless that began earlier.  While the mirror is being synced, another run follows.
+        """
+
+    def claim(self, worker: str, *, lease_seconds: float) -> Lease | None:
+        """Take the most urgent due mirror that nobody holds; operator before webhook before poll.
+
+        Opens a run; what a dead worker left open is recorded as abandoned.
+        """
+
+    def claim_mirror(self, mirror_id: MirrorId, worker: str, *, lease_seconds: float, purpose: str) -> Lease | None:
+        """Take one mirror for another purpose than a sync (maintenance, sweep); ``None`` while it is held."""
+
+    def claim_maintenance(self, worker: str, *, lease_seconds: float, publishes: int, before: float) -> Lease | None:
+        """Take one published mirror with at least ``publishes`` publishes since its maintenance, or any since ``before``."""
+
+    def claim_removal(self, worker: str, *, lease_seconds: float) -> Lease | None:
+        """Take one mirror whose time of removal has come."""
+
+    def renew(self, lease: Lease, *, lease_seconds: float) -> None:
+        """Extend a lease; raises :class:`LeaseLost`."""
+
+    def confirm(self, lease: Lease) -> None:
+        """Raise :class:`LeaseLost` unless the lease is still the mirror's latest and has not expired."""
+
+    def note_step(self, lease: Lease, step: Step, detail: str = "") -> None:
+        """Show which step the run is in; raises :class:`LeaseLost`."""
+
+    def note_progress(self, mirror_id: MirrorId, progress: Progress | None) -> None:
+        """Show how far a fetch or transfer of this mirror is; ``None`` when it ended.  Informational, unfenced.
+
+        Called about once a second at most; a database that does not answer is no reason to fail.
+        """
+
+    def awaited(self, lease: Lease) -> bool:
+        """Tell whether this mirror was made due again, by whatever trigger, since the lease was claimed."""
+
+    def note_behind(self, lease: Lease, *, observed_at: float) -> None:
+        """Start *known behind since* at ``observed_at`` unless it began earlier."""
+
+    def intend(self, lease: Lease, intent: PublishIntent, *, kept: Sequence[KeptTip]) -> RunId:
+        """Store what is about to be published, under the lease's fence, and return the run's id; raises :class:`LeaseLost`.
+
+        The run has one stored record however often this is called; kept tips named with
+        run 0 get this run's id.
+        """
+
+    def open_intent(self, mirror_id: MirrorId) -> tuple[RunId, PublishIntent] | None:
+        """Return the intent whose publish was not recorded yet, if any."""
+
+    def settle_intent(self, lease: Lease, run: RunId, *, published: bool) -> None:
+        """Record an intent as published (moving view, tips, head, confirmed time) or drop it."""
+
+    def finish(self, lease: Lease, report: RunReport) -> None:
+        """Record the run's outcome and end the lease; raises :class:`LeaseLost` when it was another's already.
+
+        An unchanged outcome makes no run record of its own.
+        """
+
+    def release(self, lease: Lease, *, maintained: bool = False, git_bytes: int | None = None) -> None:
+        """End a lease that was no sync run; does nothing when it is another's already."""
+
+    def runs(self, mirror_id: MirrorId, *, before: int | None = None, limit: int = 50) -> list[RunRecord]:
+        """Return stored runs, newest first."""
+
+    def ref_journal(
+        self, mirror_id: MirrorId, *, before: int | None = None, limit: int = 100
+    ) -> list[tuple[int, float, RunId, RefJournalEntry]]:
+        """Return published ref updates, newest first: row id, time, run, entry."""
+
+    def kept_tips(self, mirror_id: MirrorId) -> list[KeptTip]:
+        """Return every kept tip that has not been dropped."""
+
+    def drop_kept(self, lease: Lease, *, expired_before: float) -> list[KeptTip]:
+        """Forget kept tips that expired and return those that remain."""
+
+    # -- LFS
+    def known_pointers(self, mirror_id: MirrorId) -> dict[GitOid, Pointer]:
+        """Return the mirror's known-pointer index by blob id."""
+
+    def scanned_tips(self, mirror_id: MirrorId) -> frozenset[GitOid]:
+        """Return the tips whose whole history has been scanned."""
+
+    def add_scan(self, lease: Lease, found: Sequence[PointerBlob], *, scanned: frozenset[GitOid] | None) -> None:
+        """Store pointers found; the scanned tips too when given (only after every pointer is stored)."""
+
+    def lfs_arrived(self, oids: Sequence[LfsOid]) -> None:
+        """Mark objects as verified and here, for every mirror that refers to them."""
+
+    def lfs_lost(self, oids: Sequence[LfsOid]) -> None:
+        """Mark objects as no longer here; they are wanted again."""
+
+    def lfs_failed(
+        self, mirror_id: MirrorId, oid: LfsOid, *, code: str, message: str, known_missing: bool, retry_at: float
+    ) -> None:
+        """Record that fetching one object for a mirror failed, and when to try again.
+
+        An object that upstream said it lacks stays known missing, with that reason, through
+        failures of another kind; it ends when the object arrives.  One that is here already
+        is left alone.
+        """
+
+    def claim_lfs(self, worker: str, *, limit: int, lease_seconds: float) -> list[LfsJob]:
+        """Take up to ``limit`` wanted objects of one mirror whose time has come, known-missing ones last."""
+
+    def lfs_refers(self, mirror_id: MirrorId, oids: Sequence[LfsOid]) -> dict[LfsOid, int]:
+        """Return, of ``oids``, those that the mirror refers to, with their size."""
+
+    def lfs_missing(self, mirror_id: MirrorId, *, after: str = "", limit: int = 100) -> list[tuple[Pointer, str, str]]:
+        """Return objects not here in oid order: pointer, code, message."""
+
+    def expired_kept(self, *, now: float, limit: int = 100) -> list[MirrorId]:
+        """Return mirrors that have a kept tip whose time is over."""
+
+    def lfs_unreferenced(self, oids: Sequence[LfsOid]) -> set[LfsOid]:
+        """Return those of ``oids`` that no mirror refers to."""
+
+    def replace_references(self, lease: Lease, blobs: frozenset[GitOid]) -> None:
+        """Keep only these pointer blobs in a mirror's index, after expired history is gone.
+
+        The scanned tips are forgotten, since that history may come back; :meth:`add_scan`
+        stores those that were scanned for this.
+        """
+
+    # -- webhooks
+    def accept_delivery(self, delivery: Delivery) -> bool:
+        """Store a delivery durably and mark the mirrors it concerns due; ``False`` when it was stored before.
+
+        Mirrors are found by repository id, else by clone URL (and then learn the id).
+        Signed deletions are remembered for the deletion guard.
+        """
+
+    def confirmed_deletions(self, mirror_id: MirrorId) -> frozenset[RefName]:
+        """Return refs that signed delete events named since the last publish."""
+
+    def deliveries(self, *, limit: int = 50) -> list[Delivery]:
+        """Return the latest deliveries, newest first."""
+
+    # -- hosts, housekeeping, health
+    def host_blocked_until(self, host: str) -> float:
+        """Return until when a host asked us to wait; 0 when it did not."""
+
+    def block_host(self, host: str, *, until: float) -> None:
+        """Remember that a host asked us to wait; never shortens."""
+
+    def prune(self, *, deliveries_before: float, runs_before: float) -> None:
+        """Forget old deliveries and runs."""
+
+    def beat(self, worker: str) -> None:
+        """Record that a worker is alive."""
+
+    def workers(self) -> Mapping[str, float]:
+        """Return each worker with its last beat."""
+
+    def counters(self) -> Mapping[tuple[str, str], int]:
+        """Return counts kept in the database: ``(metric, label)`` such as ``("runs", "published")``."""
+
+    def identity(self) -> str:
+        """Return this database's own random identity."""
+
+    def check(self) -> None:
+        """Raise unless the database answers and its schema is the one needed."""
+
+    def close(self) -> None:
+        """Close every connection."""
+
+
+Keep = Callable[[Lease], AbstractContextManager[threading.Event]]
+"""Renews a lease while its context lasts; the event is set when the lease is lost or the process stops."""
