@@ -6,7 +6,7 @@ Times are Unix seconds (``float``) on our clock; sizes are bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import NewType
 
 from mirror_sync.domain.names import GitOid, LfsOid, MirrorName, RefName
@@ -65,6 +65,19 @@ class Availability(StrEnum):
     DENIED = "denied"
 
 
+class Rank(IntEnum):
+    """Who needs an LFS object most urgently: the order in which they are fetched."""
+
+    HEAD = 0
+    """The tip of the default branch."""
+    TIP = 1
+    """The tip of another ref."""
+    HISTORY = 2
+    """Commits that no ref points at."""
+    NOBODY = 3
+    """The mirror leaves it out."""
+
+
 class Step(StrEnum):
     """The nine steps of a sync."""
 
@@ -81,10 +94,12 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LfsCounts:
-    """LFS objects the mirror's history refers to: all, those verified here, those not here, those upstream lacks.
+    """LFS objects the mirror's history refers to: all it wants, those verified here, those not here, those upstream lacks.
 
     ``wanted == present + missing``; ``known_missing`` is the part of ``missing`` that
     upstream itself says it lacks.  ``wanted_bytes`` and ``present_bytes`` are their sizes.
+    ``left_out`` are those that are not here because the mirror's selection leaves them
+    out; they are no part of ``wanted``.
     """
 
     wanted: int = 0
@@ -93,6 +108,8 @@ class LfsCounts:
     known_missing: int = 0
     wanted_bytes: int = 0
     present_bytes: int = 0
+    left_out: int = 0
+    left_out_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +177,14 @@ class Mirror:
     maintained_at: float | None = None
     publishes_since_maintenance: int = 0
     progress: Progress | None = None
-    """How far the fetch or transfer under way was when it was last told; ``None`` when none is."""
+    """How far the fetch or transfer under way was when it was last told; ``None`` when none is.
+
+    Whoever told it may have died since: ``progress.at`` says how old it is.
+    """
+    class_name: str = ""
+    """The class of mirrors whose settings it takes; empty when it has none."""
+    lfs_selection: str = ""
+    """Names the selection by which all its LFS objects were judged; empty while some may not have been."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +196,7 @@ class NewMirror:
     interval_seconds: float
     objective_seconds: float
     trigger: Trigger = Trigger.OPERATOR
+    class_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

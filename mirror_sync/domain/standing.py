@@ -164,6 +164,7 @@ def finished(
         lease_until=0.0,
         run_step=None,
         run_detail="",
+        progress=None,
         guard=_guard(mirror.guard, report.guard) if observed else mirror.guard,
         holds=report.holds[:MAX_HOLDS] if observed else mirror.holds,
         held_refs=len(report.holds) if observed else mirror.held_refs,

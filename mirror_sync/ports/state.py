@@ -40,6 +40,8 @@ class MirrorFilter:
     query: str = ""
     held: bool = False
     """Only mirrors with refs that wait."""
+    class_name: str = ""
+    """Only mirrors of this class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,9 @@ class StateStore(Protocol):
     def set_schedule(self, mirror_id: MirrorId, *, interval_seconds: float, objective_seconds: float) -> None:
         """Change how often the mirror is polled and what lag it promises."""
 
+    def set_class(self, mirror_id: MirrorId, class_name: str) -> None:
+        """Put the mirror into a class, or into none with the empty name; a change makes it due."""
+
     def release_guard(self, mirror_id: MirrorId) -> bool:
         """Let the held deletions through at the next sync; ``False`` when nothing is held."""
 
@@ -142,7 +147,10 @@ class StateStore(Protocol):
         """
 
     def awaited(self, lease: Lease) -> bool:
-        """Tell whether this mirror was made due again, by whatever trigger, since the lease was claimed."""
+        """Tell whether this mirror was made due again, by whatever trigger, since the lease was claimed.
+
+        What is due only later does not count yet; neither does anything once the lease is another's.
+        """
 
     def note_behind(self, lease: Lease, *, observed_at: float) -> None:
         """Start *known behind since* at ``observed_at`` unless it began earlier."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, func, or_, select, update
 
 from mirror_sync.domain.names import printable
+from mirror_sync.domain.progress import Progress
 from mirror_sync.domain.runs import Lease, MirrorId, Outcome, Step
 from mirror_sync.domain.standing import (
     ABANDONED_CODE,
@@ -20,10 +22,11 @@ from mirror_sync.domain.standing import (
     earliest,
     sooner,
 )
+from mirror_sync.errors import StateUnavailable
 from mirror_sync.state.calls import Calls
 from mirror_sync.state.database import AnyRow, mirrors
 from mirror_sync.state.models import Run, table
-from mirror_sync.state.records import TRIGGERS, mirror_of, pending_of
+from mirror_sync.state.records import TRIGGERS, dump_progress, mirror_of, pending_of
 
 m = mirrors.c
 runs = table(Run)
@@ -46,8 +49,11 @@ TAKE = (
         run_started_at=bindparam("started"),
         run_step=bindparam("step"),
         run_detail="",
+        progress=None,
     )
 )
+
+NOTE = update(mirrors).where(m.id == bindparam("mirror")).values(progress=bindparam("told"))
 
 
 class Leases(Calls):
@@ -170,6 +176,7 @@ class Leases(Calls):
             lease_until=until,
             run_step=Step.OBSERVE if sync else None,
             run_detail="",
+            progress=None,
         )
         return Lease(
             mirror=mirror,
@@ -230,6 +237,18 @@ class Leases(Calls):
                 update(mirrors).where(m.id == row.id).values(run_step=step.value, run_detail=printable(detail))
             )
 
+    def note_progress(self, mirror_id: MirrorId, progress: Progress | None) -> None:
+        """Implement :meth:`mirror_sync.ports.StateStore.note_progress`."""
+        told = None if progress is None else dump_progress(progress)
+        with contextlib.suppress(StateUnavailable), self._write() as connection:
+            connection.execute(NOTE, {"mirror": mirror_id, "told": told})
+
+    def awaited(self, lease: Lease) -> bool:
+        """Implement :meth:`mirror_sync.ports.StateStore.awaited`."""
+        query = select(m.id).where(m.id == lease.mirror.id, m.lease_token == lease.token, m.pending_at <= self._now)
+        with self._read() as connection:
+            return connection.execute(query).first() is not None
+
     def note_behind(self, lease: Lease, *, observed_at: float) -> None:
         """Implement :meth:`mirror_sync.ports.StateStore.note_behind`."""
         with self._write() as connection:
@@ -252,6 +271,7 @@ class Leases(Calls):
                 "lease_purpose": "",
                 "run_step": "",
                 "run_detail": "",
+                "progress": None,
             }
             pending = pending_of(row)
             if pending is not None:

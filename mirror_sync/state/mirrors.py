@@ -71,6 +71,8 @@ class Mirrors(Calls):
                 .where(m.id == row.id)
                 .values(removing_at=None, upstream=new.upstream, host_key=host_key, repository_key=key)
             )
+            if new.class_name:
+                connection.execute(update(mirrors).where(m.id == row.id).values({"class": new.class_name}))
             self._call(connection, row, Due(row.now, new.trigger))
             return mirror_of(self._locked(connection, MirrorId(row.id))), False
 
@@ -109,6 +111,8 @@ class Mirrors(Calls):
             query = query.where(health_word(now) == which.health)
         if which.held:
             query = query.where(m.held_refs > 0)
+        if which.class_name:
+            query = query.where(m["class"] == which.class_name)
         if which.activity:
             query = query.where(activity_word(now) == which.activity)
         return query
@@ -132,6 +136,8 @@ class Mirrors(Calls):
             m.lfs_known_missing,
             m.lfs_wanted_bytes,
             m.lfs_present_bytes,
+            m.lfs_left_out,
+            m.lfs_left_out_bytes,
         ).subquery()
         query = select(
             each.c.health,
@@ -143,6 +149,8 @@ class Mirrors(Calls):
             func.sum(each.c.lfs_known_missing),
             func.sum(each.c.lfs_wanted_bytes),
             func.sum(each.c.lfs_present_bytes),
+            func.sum(each.c.lfs_left_out),
+            func.sum(each.c.lfs_left_out_bytes),
             *(func.count().filter(each.c.lag <= bound) for bound in LAG_BOUNDS),
         ).group_by(each.c.health, each.c.activity)
         with self._read() as connection:
@@ -182,6 +190,15 @@ class Mirrors(Calls):
             )
             if interval_seconds < row.interval_seconds and not row.failures:
                 self._call(connection, row, Due(row.now + interval_seconds, Trigger.POLL))
+
+    def set_class(self, mirror_id: MirrorId, class_name: str) -> None:
+        """Implement :meth:`mirror_sync.ports.StateStore.set_class`."""
+        with self._write() as connection:
+            row = self._locked(connection, mirror_id)
+            if row._mapping["class"] == class_name:  # noqa: SLF001 - the row's public mapping has this name
+                return
+            connection.execute(update(mirrors).where(m.id == mirror_id).values({"class": class_name}))
+            self._call(connection, row, Due(row.now, Trigger.OPERATOR))
 
     def release_guard(self, mirror_id: MirrorId) -> bool:
         """Implement :meth:`mirror_sync.ports.StateStore.release_guard`."""
@@ -228,21 +245,30 @@ class Mirrors(Calls):
 def _totals(rows: list[tuple[Any, ...]]) -> Totals:
     by_health: Counter[str] = Counter()
     by_activity: Counter[str] = Counter()
-    sums = [0] * (6 + len(LAG_BOUNDS))
+    sums = [0] * (8 + len(LAG_BOUNDS))
     oldest: float | None = None
     for health, activity, count, confirmed_at, *rest in rows:
         by_health[health] += count
         by_activity[activity] += count
         oldest = earliest(oldest, confirmed_at)
         sums = [total + int(value) for total, value in zip(sums, (count, *rest), strict=True)]
-    mirrors_, wanted, present, known_missing, wanted_bytes, present_bytes, *within = sums
+    mirrors_, wanted, present, known_missing, wanted_bytes, present_bytes, left_out, left_out_bytes, *within = sums
     return Totals(
         by_health=by_health,
         by_activity=by_activity,
         lag_within={**{str(bound): n for bound, n in zip(LAG_BOUNDS, within, strict=True)}, "+Inf": mirrors_},
         oldest_confirmed_at=oldest,
         due=by_activity[Activity.QUEUED.value],
-        lfs=LfsCounts(wanted, present, wanted - present, known_missing, wanted_bytes, present_bytes),
+        lfs=LfsCounts(
+            wanted,
+            present,
+            wanted - present,
+            known_missing,
+            wanted_bytes,
+            present_bytes,
+            left_out,
+            left_out_bytes,
+        ),
         mirrors=mirrors_,
     )
 
@@ -258,12 +284,13 @@ def _blank(new: NewMirror, *, now: float) -> Mirror:
         interval_seconds=new.interval_seconds,
         objective_seconds=new.objective_seconds,
         availability_since=now,
+        class_name=new.class_name,
     )
 
 
 def _again(old: Mirror, *, now: float) -> Mirror:
     """Return a taken-back mirror as new, but for what operators and forges told of it."""
-    new = NewMirror(old.name, old.upstream, old.interval_seconds, old.objective_seconds)
+    new = NewMirror(old.name, old.upstream, old.interval_seconds, old.objective_seconds, class_name=old.class_name)
     return replace(
         _blank(new, now=now),
         repository_id=old.repository_id,

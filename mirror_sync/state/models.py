@@ -31,7 +31,7 @@ from mirror_sync.state.columns import HexBytes, RefBytes, SortedText
 Number = BigInteger().with_variant(Integer, "sqlite")
 """A row number that never runs out; SQLite numbers rows only by INTEGER."""
 
-PRESENT, WANTED, KNOWN_MISSING = 0, 1, 2
+PRESENT, WANTED, KNOWN_MISSING, LEFT_OUT = 0, 1, 2, 3
 """States of an LFS object that a mirror refers to."""
 
 
@@ -77,6 +77,7 @@ class MirrorRow(Base):
     id: Mapped[int] = mapped_column(Number, primary_key=True)
     name: Mapped[str] = mapped_column(SortedText, unique=True)
     upstream: Mapped[str]
+    class_: Mapped[str] = mapped_column("class")
     host_key: Mapped[str]
     repository_key: Mapped[str]
     repository_id: Mapped[str]
@@ -107,6 +108,8 @@ class MirrorRow(Base):
     run_started_at: Mapped[float | None]
     run_step: Mapped[str]
     run_detail: Mapped[str]
+    progress: Mapped[str | None]
+    """JSON, by :func:`mirror_sync.state.records.dump_progress`."""
 
     observed_at: Mapped[float | None]
     confirmed_at: Mapped[float | None]
@@ -139,6 +142,10 @@ class MirrorRow(Base):
     lfs_known_missing: Mapped[int] = mapped_column(BigInteger)
     lfs_wanted_bytes: Mapped[int] = mapped_column(BigInteger)
     lfs_present_bytes: Mapped[int] = mapped_column(BigInteger)
+    lfs_left_out: Mapped[int] = mapped_column(BigInteger)
+    lfs_left_out_bytes: Mapped[int] = mapped_column(BigInteger)
+    lfs_selection: Mapped[str]
+    """The selection by which all its LFS objects were judged; empty while some may not have been."""
     lfs_due_at: Mapped[float | None]
     """No later than the first moment at which one of its LFS objects may be fetched."""
     git_bytes: Mapped[int] = mapped_column(BigInteger)
@@ -288,6 +295,8 @@ class MirrorLfs(Base):
     oid: Mapped[LfsOid] = mapped_column(primary_key=True)
     size: Mapped[int] = mapped_column(BigInteger)
     status: Mapped[int] = mapped_column(SmallInteger)
+    rank: Mapped[int] = mapped_column(SmallInteger)
+    """Who needs it, the smaller first: see :class:`mirror_sync.domain.runs.Rank`."""
     attempts: Mapped[int]
     retry_at: Mapped[float]
     leased_until: Mapped[float]
@@ -312,6 +321,15 @@ class MirrorLfs(Base):
             "mirror_id",
             "status",
             "ready_at",
+            sqlite_where=text("status <> 0"),
+            postgresql_where=text("status <> 0"),
+        ),
+        Index(
+            "ix_mirror_lfs_order",
+            "mirror_id",
+            "status",
+            "rank",
+            "size",
             sqlite_where=text("status <> 0"),
             postgresql_where=text("status <> 0"),
         ),

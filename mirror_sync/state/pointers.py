@@ -12,7 +12,7 @@ from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from mirror_sync.domain.names import GitOid, LfsOid
 from mirror_sync.domain.pointers import Pointer, PointerBlob
-from mirror_sync.domain.runs import Lease, MirrorId
+from mirror_sync.domain.runs import Lease, MirrorId, Rank
 from mirror_sync.state.database import Database, mirrors
 from mirror_sync.state.journal import pack_tips, unpack_tips
 from mirror_sync.state.models import (
@@ -125,6 +125,7 @@ class Pointers(Database):
                     "oid": oid,
                     "size": sizes[oid],
                     "status": PRESENT if oid in here else WANTED,
+                    "rank": Rank.HISTORY.value,
                     "attempts": 0,
                     "retry_at": row.now,
                     "leased_until": 0.0,

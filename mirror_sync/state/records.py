@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from mirror_sync.domain.deliveries import repository_key
 from mirror_sync.domain.names import MirrorName, RefName, printable, ref_bytes, ref_from_bytes
+from mirror_sync.domain.progress import Kind, Progress, Way
 from mirror_sync.domain.refs import GuardState, Hold, ObjectFormat
 from mirror_sync.domain.runs import (
     Availability,
@@ -72,10 +74,15 @@ def mirror_of(row: Any) -> Mirror:
             known_missing=of["lfs_known_missing"],
             wanted_bytes=of["lfs_wanted_bytes"],
             present_bytes=of["lfs_present_bytes"],
+            left_out=of["lfs_left_out"],
+            left_out_bytes=of["lfs_left_out_bytes"],
         ),
         git_bytes=of["git_bytes"],
         maintained_at=of["maintained_at"],
         publishes_since_maintenance=of["publishes_since_maintenance"],
+        progress=load_progress(of["progress"]) if of["progress"] else None,
+        class_name=of["class"],
+        lfs_selection=of["lfs_selection"],
     )
 
 
@@ -151,6 +158,7 @@ def new_columns(mirror: Mirror) -> dict[str, Any]:
         **standing_columns(mirror, None),
         "name": mirror.name,
         "upstream": mirror.upstream,
+        "class": mirror.class_name,
         "host_key": host_key,
         "repository_key": key,
         "repository_id": mirror.repository_id,
@@ -172,7 +180,11 @@ def new_columns(mirror: Mirror) -> dict[str, Any]:
         "lfs_known_missing": 0,
         "lfs_wanted_bytes": 0,
         "lfs_present_bytes": 0,
+        "lfs_left_out": 0,
+        "lfs_left_out_bytes": 0,
+        "lfs_selection": "",
         "lfs_due_at": None,
+        "progress": None,
         "maintained_at": None,
     }
 
@@ -186,6 +198,21 @@ def dump_holds(holds: tuple[Hold, ...]) -> str:
 def load_holds(stored: str) -> tuple[Hold, ...]:
     """Return the holds that :func:`dump_holds` stored."""
     return tuple(Hold(RefName(name), code, reason) for name, code, reason in json.loads(stored))
+
+
+def dump_progress(progress: Progress) -> str:
+    """Return a reading of progress as text."""
+    return json.dumps(asdict(progress))
+
+
+def load_progress(stored: str) -> Progress | None:
+    """Return the reading that :func:`dump_progress` stored; ``None`` for one of another version."""
+    try:
+        of = json.loads(stored)
+        sources = tuple(of.pop("sources"))
+        return Progress(kind=Kind(of.pop("kind")), way=Way(of.pop("way")), sources=sources, **of)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
 
 
 def dump_refs(refs: Iterable[RefName]) -> str:

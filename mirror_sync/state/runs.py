@@ -38,7 +38,14 @@ journal = table(RefJournal)
 kept_tips = table(KeptTipRow)
 deletions = table(SignedDeletion)
 
-_NO_RUN = {"run_id": None, "run_started_at": None, "pending_at": None, "pending_urgency": None, "lease_purpose": ""}
+_NO_RUN = {
+    "run_id": None,
+    "run_started_at": None,
+    "pending_at": None,
+    "pending_urgency": None,
+    "lease_purpose": "",
+    "progress": None,
+}
 JOURNAL_PAGE = 16
 """Packs read at once."""
 

@@ -40,6 +40,8 @@ class MemoryState(MemoryRuns, MemoryLfs):
                 if row.mirror.name == new.name:
                     if row.mirror.removing_at is not None:
                         row.mirror = replace(row.mirror, removing_at=None, upstream=new.upstream)
+                        if new.class_name:
+                            row.mirror = replace(row.mirror, class_name=new.class_name)
                         self._call(row, Due(now, new.trigger), None)
                     return row.seen(), False
             self._last_id += 1
@@ -53,6 +55,7 @@ class MemoryState(MemoryRuns, MemoryLfs):
                 interval_seconds=new.interval_seconds,
                 objective_seconds=new.objective_seconds,
                 availability_since=now,
+                class_name=new.class_name,
             )
             self._rows[mirror.id] = MirrorRow(mirror)
             return mirror, True
@@ -82,6 +85,7 @@ class MemoryState(MemoryRuns, MemoryLfs):
                     and which.health in {"", health(mirror, now).value}
                     and which.activity in {"", activity(mirror, now).value}
                     and (mirror.held_refs > 0 or not which.held)
+                    and which.class_name in {"", mirror.class_name}
                 ),
                 key=lambda mirror: mirror.name,
             )
@@ -111,6 +115,8 @@ class MemoryState(MemoryRuns, MemoryLfs):
                 sum(count.known_missing for count in counts),
                 sum(count.wanted_bytes for count in counts),
                 sum(count.present_bytes for count in counts),
+                sum(count.left_out for count in counts),
+                sum(count.left_out_bytes for count in counts),
             ),
             mirrors=len(mirrors),
         )
@@ -139,6 +145,13 @@ class MemoryState(MemoryRuns, MemoryLfs):
             row.mirror = replace(row.mirror, interval_seconds=interval_seconds, objective_seconds=objective_seconds)
             if sooner_now:
                 self._call(row, Due(self._clock.now() + interval_seconds, Trigger.POLL), None)
+
+    def set_class(self, mirror_id: MirrorId, class_name: str) -> None:
+        with self._lock:
+            row = self._row(mirror_id)
+            if row.mirror.class_name != class_name:
+                row.mirror = replace(row.mirror, class_name=class_name)
+                self._call(row, Due(self._clock.now(), Trigger.OPERATOR), None)
 
     def release_guard(self, mirror_id: MirrorId) -> bool:
         with self._lock:
@@ -170,6 +183,7 @@ class MemoryState(MemoryRuns, MemoryLfs):
                 availability_since=now,
                 paused_at=old.paused_at,
                 paused_reason=old.paused_reason,
+                class_name=old.class_name,
             )
             self._rows[mirror_id] = MirrorRow(fresh, token=row.token)
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mirror_sync.domain.progress import Progress
 from mirror_sync.domain.runs import (
     Delivery,
     KeptTip,
@@ -159,6 +160,7 @@ class MemoryRuns(MemoryRows):
             lease_until=now + lease_seconds,
             run_step=Step.OBSERVE if purpose == "sync" else None,
             run_detail="",
+            progress=None,
         )
         return Lease(
             mirror=row.seen(),
@@ -208,6 +210,19 @@ class MemoryRuns(MemoryRows):
         with self._lock:
             row = self._fenced(lease)
             row.mirror = replace(row.mirror, run_step=step, run_detail=detail)
+
+    def note_progress(self, mirror_id: MirrorId, progress: Progress | None) -> None:
+        with self._lock:
+            row = self._rows.get(mirror_id)
+            if row is not None:
+                row.mirror = replace(row.mirror, progress=progress)
+
+    def awaited(self, lease: Lease) -> bool:
+        with self._lock:
+            row = self._rows.get(lease.mirror.id)
+            if row is None or row.token != lease.token or row.pending is None:
+                return False
+            return row.pending.at <= self._clock.now()
 
     def note_behind(self, lease: Lease, *, observed_at: float) -> None:
         with self._lock:
@@ -300,7 +315,7 @@ class MemoryRuns(MemoryRows):
                 return
             if row.run_started_at is not None:
                 self._bury(row, self._clock.now())
-            mirror = replace(row.mirror, leased_by="", lease_until=0.0, run_step=None, run_detail="")
+            mirror = replace(row.mirror, leased_by="", lease_until=0.0, run_step=None, run_detail="", progress=None)
             if row.pending is not None:
                 due = sooner(row.due(), row.pending, now=self._clock.now())
                 mirror, row.pending = replace(mirror, due_at=due.at, trigger=due.trigger), None

@@ -12,6 +12,7 @@ import pytest
 
 from mirror_sync.domain.names import GitOid, LfsOid, MirrorName, RefName
 from mirror_sync.domain.pointers import Pointer, PointerBlob
+from mirror_sync.domain.progress import Kind, Progress, Way
 from mirror_sync.domain.refs import Change, GuardState, Hold, ObjectFormat
 from mirror_sync.domain.runs import (
     LAG_BOUNDS,
@@ -326,6 +327,101 @@ class StateContract:
         assert after.due_at == clock.now() + 300.0
         state.set_schedule(mirror.id, interval_seconds=7200.0, objective_seconds=900.0)
         assert state.mirror(mirror.name).due_at == clock.now() + 300.0
+
+    # ------------------------------------------------------------ classes, progress, who waits
+
+    def test_a_mirror_has_a_class_that_lists_go_by(self, state):
+        plain, _ = state.enrol(new("example.org/a/plain"))
+        small, _ = state.enrol(new("example.org/a/small", class_name="small"))
+        assert (plain.class_name, small.class_name) == ("", "small")
+        assert [m.name for m in state.mirrors(MirrorFilter(class_name="small")).items] == [small.name]
+        state.set_class(plain.id, "small")
+        assert {m.name for m in state.mirrors(MirrorFilter(class_name="small")).items} == {plain.name, small.name}
+        state.set_class(small.id, "")
+        assert state.mirror(small.name).class_name == ""
+
+    def test_a_change_of_class_makes_a_mirror_due(self, state, clock):
+        mirror, _ = state.enrol(new())
+        state.finish(state.claim("w", lease_seconds=LEASE), report(clock))
+        state.set_class(mirror.id, "")
+        assert state.claim("w", lease_seconds=LEASE) is None
+        state.set_class(mirror.id, "small")
+        assert state.claim("w", lease_seconds=LEASE).trigger is Trigger.OPERATOR
+
+    def test_a_removed_mirror_taken_back_keeps_its_class_unless_another_is_named(self, state, clock):
+        mirror, _ = state.enrol(new(class_name="small"))
+        state.set_removing(mirror.id, at=clock.now() + HOUR)
+        assert state.enrol(new())[0].class_name == "small"
+        state.set_removing(mirror.id, at=clock.now() + HOUR)
+        state.enrol(new(class_name="large"))
+        assert state.mirror(mirror.name).class_name == "large"
+
+    @pytest.mark.parametrize(
+        "progress",
+        [
+            Progress(Kind.LFS, Way.PARTS, 1, 2**45, 3, 4.5, 8, 2, 1, 7, ("a.example", "b.example:8443"), 5.25, 6.5),
+            Progress(Kind.GIT, Way.GRAPH, 0, None, 0, 0.0, 1, 0),
+        ],
+    )
+    def test_progress_is_read_as_it_was_told(self, state, progress):
+        mirror, _ = state.enrol(new())
+        assert mirror.progress is None
+        state.note_progress(mirror.id, progress)
+        assert state.mirror(mirror.name).progress == progress
+        state.note_progress(mirror.id, None)
+        assert state.mirror(mirror.name).progress is None
+
+    def test_progress_of_an_unknown_mirror_is_nobodys(self, state):
+        state.note_progress(999, Progress(Kind.GIT, Way.PLAIN, 0, None, 0, 0.0, 1, 0))
+        assert state.totals().mirrors == 0
+
+    def test_progress_ends_with_its_run(self, state, clock):
+        mirror, _ = state.enrol(new())
+        progress = Progress(Kind.GIT, Way.PLAIN, 0, None, 0, 0.0, 1, 0)
+        lease = state.claim("w", lease_seconds=LEASE)
+        state.note_progress(mirror.id, progress)
+        run = state.intend(lease, intent(clock), kept=())
+        state.settle_intent(lease, run, published=True)
+        assert state.mirror(mirror.name).progress == progress
+        state.finish(lease, report(clock))
+        assert state.mirror(mirror.name).progress is None
+        lease = state.claim_mirror(mirror.id, "w", lease_seconds=LEASE, purpose="sweep")
+        state.note_progress(mirror.id, progress)
+        state.release(lease)
+        assert state.mirror(mirror.name).progress is None
+
+    def test_progress_of_a_dead_worker_ends_with_the_next_lease(self, state, clock):
+        mirror, _ = state.enrol(new())
+        state.claim("w", lease_seconds=LEASE)
+        state.note_progress(mirror.id, Progress(Kind.GIT, Way.PLAIN, 0, None, 0, 0.0, 1, 0))
+        clock.advance(LEASE + 1)
+        assert state.claim("w", lease_seconds=LEASE).mirror.progress is None
+        assert state.mirror(mirror.name).progress is None
+
+    @pytest.mark.parametrize("trigger", list(Trigger))
+    def test_a_run_is_awaited_once_its_mirror_is_made_due_again(self, state, clock, trigger):
+        mirror, _ = state.enrol(new())
+        other, _ = state.enrol(new("example.org/a/other"))
+        lease = state.claim("w", lease_seconds=LEASE)
+        assert lease.mirror.id == mirror.id
+        state.mark_due(other.id, trigger)
+        assert not state.awaited(lease)
+        state.mark_due(mirror.id, trigger, at=clock.now() + 10)
+        assert not state.awaited(lease)
+        clock.advance(10)
+        assert state.awaited(lease) is True
+
+    def test_nobody_awaits_a_run_that_is_over(self, state, clock):
+        mirror, _ = state.enrol(new())
+        old = state.claim("w", lease_seconds=LEASE)
+        state.mark_due(mirror.id, Trigger.WEBHOOK)
+        assert state.awaited(old) is True
+        state.finish(old, report(clock))
+        assert not state.awaited(old)
+        again = state.claim("w", lease_seconds=LEASE)
+        state.mark_due(mirror.id, Trigger.WEBHOOK)
+        assert state.awaited(again) is True
+        assert not state.awaited(old)
 
     # ------------------------------------------------------------ due times
 

@@ -17,6 +17,8 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
 from mirror_sync.clock import SystemClock
+from mirror_sync.domain.names import GitOid, LfsOid
+from mirror_sync.domain.pointers import Pointer, PointerBlob
 from mirror_sync.errors import SchemaOutdated, StateUnavailable
 from mirror_sync.ports import MirrorFilter
 from mirror_sync.state import SqlState, current_revision, head_revision, upgrade
@@ -100,6 +102,27 @@ def test_downgrade_leaves_nothing(place):
     engine.dispose()
     assert current_revision(url, password=password) is None
     assert upgrade(url, password=password) == REVISION
+
+
+def test_what_the_first_schema_holds_stays_through_upgrades(place):
+    url, password = place
+    upgrade(url, password=password)
+    state = open_at(place)
+    mirror, _ = state.enrol(new_mirror(1))
+    lease = state.claim("w", lease_seconds=60.0)
+    state.add_scan(lease, [PointerBlob(GitOid("1" * 40), Pointer(LfsOid("2" * 64), 10))], scanned=None)
+    state.close()
+    engine = open_engine(parse_database_url(url), password=password, timeout=5.0)
+    with engine.begin() as connection:
+        command.downgrade(_config(connection), "0001")
+    engine.dispose()
+    assert current_revision(url, password=password) == "0001"
+    assert upgrade(url, password=password) == REVISION
+    state = open_at(place)
+    again = state.mirror(mirror.name)
+    assert (again.progress, again.class_name, again.lfs.wanted, again.lfs.left_out) == (None, "", 1, 0)
+    assert [job.oid for job in state.claim_lfs("w", limit=10, lease_seconds=60.0)] == ["2" * 64]
+    state.close()
 
 
 @pytest.mark.parametrize(("found", "word"), [("0000", "revision 0000"), ("9999", "newer")])
