@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from mirror_sync.domain.names import MirrorName, printable
+from mirror_sync.domain.progress import Kind, Progress
 from mirror_sync.domain.runs import (
     Activity,
     Health,
@@ -35,6 +37,12 @@ ATTENTION = (
     MirrorFilter(health=Health.STALE.value),
 )
 """Which mirrors need somebody, most urgent first."""
+
+SILENT_SECONDS = 20.0
+"""Progress is told about once a second: after this long without a word it is called stale, and no pace is shown."""
+
+FORGOTTEN_SECONDS = 900.0
+"""Progress older than this says nothing of the present and is not shown."""
 
 ASKING_AGAIN_IS_NO_USE = frozenset({"MS-H001", "MS-H002", "MS-H003"})
 
@@ -84,7 +92,39 @@ def mirror_document(mirror: Mirror, now: float) -> Document:
         else None,
         "removing_at": rfc3339(mirror.removing_at),
         "run": {"step": (mirror.run_step or "claim"), "detail": printable(mirror.run_detail)} if syncing else None,
+        "progress": progress_document(mirror.progress, now),
         "git_bytes": mirror.git_bytes,
+    }
+
+
+def progress_document(progress: Progress | None, now: float) -> Document | None:
+    """Return the public JSON document of a fetch or transfer under way, ``None`` when none is.
+
+    ``done`` and ``total`` count what ``unit`` says.  One that nobody told of for a while,
+    because nothing arrives or its worker is gone, is ``stale`` and has neither rate nor
+    remaining time; after a quarter of an hour it is none any more.
+    """
+    if progress is None or now - progress.at > FORGOTTEN_SECONDS:
+        return None
+    stale = now - progress.at > SILENT_SECONDS
+    remaining = None if stale else progress.remaining_seconds
+    return {
+        "kind": progress.kind.value,
+        "way": progress.way.value,
+        "unit": "bytes" if progress.kind is Kind.LFS else "commits",
+        "done": progress.done,
+        "total": progress.total,
+        "items": progress.items,
+        "items_total": progress.items_total,
+        "received_bytes": progress.received,
+        "rate_bytes_per_second": None if stale else int(progress.rate),
+        "remaining_seconds": None if remaining is None else math.ceil(remaining),
+        "connections": progress.connections,
+        "cuts": progress.cuts,
+        "sources": [printable(source) for source in progress.sources],
+        "began_at": rfc3339(progress.began_at),
+        "at": rfc3339(progress.at),
+        "stale": stale,
     }
 
 

@@ -11,6 +11,7 @@ from mirror_sync.cli import choosing
 from mirror_sync.cli.opening import opened, told
 from mirror_sync.cli.options import Command
 from mirror_sync.cli.output import Output, health_text, size, span
+from mirror_sync.cli.progress import arrived, brief, doing, objects, pace, percent, share
 from mirror_sync.domain.runs import Activity, Health
 from mirror_sync.errors import NotFound
 from mirror_sync.ports import MirrorFilter
@@ -52,18 +53,8 @@ def _row(item: Document, *, plain: bool) -> tuple[str, ...]:
         lag,
         str(item["refs"]["count"]),
         f"{lfs['present']}/{lfs['wanted']}" if lfs["wanted"] or plain else "-",
-        doing(item),
+        doing(item) if plain else brief(item),
     )
-
-
-def doing(item: Document) -> str:
-    """Return what is being done with a mirror now, with the step of its run."""
-    run = item["run"]
-    if item["removing_at"] and run is None:
-        return "removing"
-    if run is None:
-        return str(item["activity"])
-    return " ".join(part for part in (item["activity"], run["step"], run["detail"]) if part)
 
 
 @click.command(
@@ -93,6 +84,7 @@ def show(context: click.Context, name: str) -> None:
         ("behind since", item["known_behind_since"] or "not known to be"),
         ("published", item["published_at"] or "never"),
         ("now", doing(item)),
+        *_progress_rows(item["progress"]),
         ("next poll", item["next_due_at"] or "-"),
         ("refs", f"{refs['count']}, HEAD {refs['head'] or '-'}{held}"),
         ("lfs", f"{lfs['present']}/{lfs['wanted']} objects, {size(lfs['present_bytes'])}{missing}"),
@@ -108,6 +100,31 @@ def show(context: click.Context, name: str) -> None:
     if item["removing_at"]:
         rows.append(("removing", f"the data goes at {item['removing_at']}"))
     out.fields(rows)
+
+
+def _progress_rows(progress: Document | None) -> list[tuple[str, str]]:
+    """Return what is under way, how fast it goes and where it comes from."""
+    if progress is None:
+        return []
+    part = share(progress)
+    far = ", ".join(
+        text
+        for text in (
+            percent(part) if part is not None else "",
+            f"{objects(progress)} LFS objects" if objects(progress) else "",
+            arrived(progress),
+            f"{size(progress['received_bytes'])} received",
+        )
+        if text
+    )
+    rows = [("progress", f"{progress['kind']} by {progress['way']}: {far}")]
+    if progress["stale"]:
+        rows.append(("pace", f"nothing heard since {progress['at']}"))
+    elif told := pace(progress):
+        rows.append(("pace", ", ".join(told)))
+    if progress["sources"]:
+        rows.append(("from", ", ".join(progress["sources"])))
+    return rows
 
 
 @click.command(cls=Command)

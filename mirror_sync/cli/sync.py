@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -11,10 +9,11 @@ import click
 from mirror_sync.cli import choosing, codes
 from mirror_sync.cli.codes import NoWorker, WaitedTooLong
 from mirror_sync.cli.keep import DURATION
-from mirror_sync.cli.look import doing, workers_alive
+from mirror_sync.cli.look import workers_alive
 from mirror_sync.cli.opening import opened, told
 from mirror_sync.cli.options import Command
 from mirror_sync.cli.output import Output
+from mirror_sync.cli.progress import Board
 from mirror_sync.domain.names import MirrorName
 from mirror_sync.domain.runs import Mirror, Outcome
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from mirror_sync.bootstrap import App
 
 LOOK_EVERY_SECONDS = 0.1
-SAY_EVERY_SECONDS = 30.0
+SHOW_EVERY_SECONDS = 0.5
 WORKER_GRACE_SECONDS = 5.0
 """How long a daemon that was started a moment ago may take until its worker shows itself."""
 
@@ -89,9 +88,10 @@ def is_done(mirror: Mirror, asked_at: float) -> bool:
 
 def _wait(app: App, out: Output, names: list[MirrorName], *, asked_at: float, timeout: float | None) -> list[Mirror]:
     """Return the mirrors once each has been synced; raises :class:`NoWorker` and :class:`WaitedTooLong`."""
-    began = said_at = app.clock.monotonic()
+    began = app.clock.monotonic()
     done: dict[MirrorName, Mirror] = {}
-    live = sys.stderr.isatty() and not out.told.quiet
+    shown_at = float("-inf")
+    board = Board(out, at_once=False)
     try:
         while True:
             for name in names:
@@ -110,28 +110,12 @@ def _wait(app: App, out: Output, names: list[MirrorName], *, asked_at: float, ti
                     why=f"{len(done)} of {len(names)} mirrors were synced",
                     remedy=f"the daemon carries on; mirror-sync show {left[0]} tells how far it is",
                 )
-            if live or now - said_at >= SAY_EVERY_SECONDS:
-                said_at = now
-                _say(app, out, next(name for name in names if name not in done), live=live)
+            if now - shown_at >= SHOW_EVERY_SECONDS:
+                shown_at = now
+                board.show([app.mirror_status(name) for name in names if name not in done], now=now)
             app.clock.sleep(LOOK_EVERY_SECONDS)
     finally:
-        if live:
-            click.echo("\r\033[K", nl=False, err=True)
-
-
-def _say(app: App, out: Output, name: MirrorName, *, live: bool) -> None:
-    document = app.mirror_status(name)
-    lfs = document["lfs"]
-    if not live:
-        run = document["run"] or {"step": "", "detail": ""}
-        out.note(
-            f"mirror={name} activity={document['activity']} step={run['step']} "
-            f"lfs_present={lfs['present']} lfs_wanted={lfs['wanted']}"
-        )
-        return
-    counts = f"  lfs {lfs['present']}/{lfs['wanted']}" if lfs["wanted"] else ""
-    columns = shutil.get_terminal_size().columns
-    click.echo(f"\r\033[K{f'{name}  {doing(document)}{counts}'[: columns - 1]}", nl=False, err=True)
+        board.clear()
 
 
 def _need_worker(app: App) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from mirror_sync.cli import choosing
-from mirror_sync.cli.look import doing
-from mirror_sync.cli.output import Output, size
+from mirror_sync.cli.output import Output
+from mirror_sync.cli.progress import Board
 from mirror_sync.domain.runs import Activity, Outcome
 from mirror_sync.errors import MirrorSyncError
 from mirror_sync.ports import MirrorFilter
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from mirror_sync.bootstrap import App
 
 LOOK_EVERY_SECONDS = 0.5
-SAY_EVERY_SECONDS = 10.0
-MOST_LINES = 5
 STOPPING = "stopping; what is unfinished goes on at the next start"
 TOLD = {Outcome.FAILED: "red", Outcome.HELD: "yellow"}
 """Ends of a run that a person is told of, and their colours."""
@@ -43,8 +41,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._announced: set[str] = set()
         self._failures: dict[str, str] = {}
-        self._said_at = float("-inf")
-        self._live: Any = None
+        self._board = Board(out, at_once=True)
 
     def start(self) -> None:
         """Begin to watch."""
@@ -72,7 +69,7 @@ class Watcher:
                     self._out.note(f"progress is not known: {error.message}")
                 if app.clock.sleep(LOOK_EVERY_SECONDS, stop=self._stop):
                     break
-        self._end_live()
+        self._board.clear()
         self._out.note(STOPPING)
 
     def look(self, app: App) -> None:
@@ -81,18 +78,9 @@ class Watcher:
         for item in items:
             self._announce(app, item)
         waiting = [item for item in items if item["confirmed_at"] is None and item["paused"] is None]
-        if self._out.told.quiet:
-            return
-        if sys.stderr.isatty():
-            self._show_live(waiting)
-            return
-        moving = [item for item in waiting if item["activity"] != Activity.BACKING_OFF]  # why one waits is told already
-        if moving and app.clock.monotonic() - self._said_at >= SAY_EVERY_SECONDS:
-            self._said_at = app.clock.monotonic()
-            for item in moving[:MOST_LINES]:
-                self._out.note(key_values(item))
-            if len(moving) > MOST_LINES:
-                self._out.note(f"more={len(moving) - MOST_LINES}")
+        if not sys.stderr.isatty():  # in a log, why one waits is told already
+            waiting = [item for item in waiting if item["activity"] != Activity.BACKING_OFF]
+        self._board.show(waiting, now=app.clock.monotonic())
 
     def _announce(self, app: App, item: Document) -> None:
         name = item["name"]
@@ -106,7 +94,7 @@ class Watcher:
             kind = "error" if last["outcome"] == Outcome.FAILED else "held"
             head = click.style(f"{kind}[{last['code']}]", fg=TOLD[Outcome(last["outcome"])], bold=True)
             lines = [f"{head}: {name}: {last['message']}", *(f"  do:  {remedy}" for remedy in remedies)]
-            self._end_live()
+            self._board.clear()
             self._out.note("\n".join(lines))
         self._failures[name] = told
 
@@ -116,63 +104,6 @@ class Watcher:
         return remedy if rest == remedy else f"{self._command} {rest}"
 
     def _print(self, line: str) -> None:
-        self._end_live()
+        self._board.clear()
         self._out.line(line)
         sys.stdout.flush()
-
-    def _show_live(self, waiting: list[Document]) -> None:
-        if not waiting:
-            self._end_live()
-            return
-        from rich.console import Console
-        from rich.live import Live
-        from rich.table import Table
-
-        table = Table.grid(padding=(0, 2))
-        for item in waiting[:MOST_LINES]:
-            table.add_row(item["name"], doing(item), *counts(item))
-        if len(waiting) > MOST_LINES:
-            table.add_row(f"and {len(waiting) - MOST_LINES} more")
-        if self._live is None:
-            console = Console(stderr=True, no_color=not self._out.colored(sys.stderr), markup=False, highlight=False)
-            self._live = Live(console=console, transient=True, auto_refresh=False)
-            self._live.start()
-        self._live.update(table, refresh=True)
-
-    def _end_live(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
-
-
-def counts(item: Document) -> tuple[str, ...]:
-    """Return how much of a mirror is here."""
-    lfs = item["lfs"]
-    found = []
-    if item["refs"]["count"]:
-        found.append(f"refs {item['refs']['count']}")
-    if lfs["wanted"]:
-        found.append(f"lfs {lfs['present']}/{lfs['wanted']}  {size(lfs['present_bytes'])}/{size(lfs['wanted_bytes'])}")
-    return tuple(found)
-
-
-def key_values(item: Document) -> str:
-    """Return one line for a log: what is being done with a mirror and how far it is."""
-    run = item["run"] or {"step": "", "detail": ""}
-    lfs = item["lfs"]
-    pairs = {
-        "mirror": item["name"],
-        "activity": item["activity"],
-        "step": run["step"],
-        "detail": run["detail"],
-        "refs": item["refs"]["count"],
-        "lfs_present": lfs["present"],
-        "lfs_wanted": lfs["wanted"],
-        "lfs_bytes": lfs["present_bytes"],
-    }
-    return " ".join(f"{key}={_value(value)}" for key, value in pairs.items() if value != "")
-
-
-def _value(value: object) -> str:
-    text = str(value)
-    return '"' + text.replace('"', "'") + '"' if " " in text else text
