@@ -40,6 +40,8 @@ class MirrorFilter:
     query: str = ""
     held: bool = False
     """Only mirrors with refs that wait."""
+    moving: bool = False
+    """Only mirrors of which progress was told last, inside a run or behind; its time says whether it still moves."""
     class_name: str = ""
     """Only mirrors of this class."""
 

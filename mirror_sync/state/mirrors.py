@@ -111,6 +111,8 @@ class Mirrors(Calls):
             query = query.where(health_word(now) == which.health)
         if which.held:
             query = query.where(m.held_refs > 0)
+        if which.moving:
+            query = query.where(m.progress.is_not(None))
         if which.class_name:
             query = query.where(m["class"] == which.class_name)
         if which.activity:

@@ -85,6 +85,7 @@ class MemoryState(MemoryRuns, MemoryLfs):
                     and which.health in {"", health(mirror, now).value}
                     and which.activity in {"", activity(mirror, now).value}
                     and (mirror.held_refs > 0 or not which.held)
+                    and (mirror.progress is not None or not which.moving)
                     and which.class_name in {"", mirror.class_name}
                 ),
                 key=lambda mirror: mirror.name,

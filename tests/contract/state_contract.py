@@ -371,6 +371,15 @@ class StateContract:
         state.note_progress(mirror.id, None)
         assert state.mirror(mirror.name).progress is None
 
+    def test_mirrors_that_move_are_listed(self, state):
+        progress = Progress(Kind.GIT, Way.PLAIN, 0, None, 0, 0.0, 1, 0)
+        still, _ = state.enrol(new("example.org/a/still"))
+        moving, _ = state.enrol(new("example.org/a/moving"))
+        state.note_progress(moving.id, progress)
+        state.note_progress(still.id, progress)
+        state.note_progress(still.id, None)
+        assert [item.name for item in state.mirrors(MirrorFilter(moving=True)).items] == [moving.name]
+
     def test_progress_of_an_unknown_mirror_is_nobodys(self, state):
         state.note_progress(999, Progress(Kind.GIT, Way.PLAIN, 0, None, 0, 0.0, 1, 0))
         assert state.totals().mirrors == 0
