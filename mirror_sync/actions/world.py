@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mirror_sync.domain.names import GitOid, RefName
@@ -78,6 +78,8 @@ class Run:
     lfs_bytes: int = 0
     complete: bool = False
     lfs_failure: Exception | None = None
+    given_up: Mapping[GitOid, str] = field(default_factory=dict)
+    """Git objects that fit through no connection, with the reasons."""
 
     @property
     def mirror(self) -> Mirror:

@@ -14,8 +14,7 @@ from mirror_sync.domain.refs import NO_HEAD, Change, ObjectFormat, RefSnapshot, 
 from mirror_sync.domain.runs import KeptTip
 from mirror_sync.errors import GitFailed, LeaseLost, PublishConflict, RepositoryDamaged, StorageFull
 from mirror_sync.ports import GitAccess, Inspection, PublishRequest, Recovery, View
-
-_PACK = b"PACK of names\n"
+from mirror_sync.testing.filling import PACK, FillDisk, MemoryFilling
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ class ScriptedObjects:
 
     def pack(self, wants: Iterable[GitOid], *, haves: Iterable[GitOid] = ()) -> bytes:
         """Return a pack that :class:`MemoryRepository` can stage."""
-        return _PACK + "".join(f"{oid}\n" for oid in self.reach(wants, without=haves)).encode() + b"end\n"
+        return PACK + "".join(f"{oid}\n" for oid in self.reach(wants, without=haves)).encode() + b"end\n"
 
 
 def scripted_oid(text: str) -> GitOid:
@@ -104,6 +103,7 @@ class _Disk:
     views: dict[int, RefSnapshot] = field(default_factory=dict)
     current: int = 0
     kept: tuple[KeptTip, ...] = ()
+    fill: FillDisk = field(default_factory=FillDisk)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -164,15 +164,18 @@ class MemoryRepository:
             data += chunk
             if len(data) > max_bytes:
                 raise StorageFull(f"the pack is larger than {max_bytes} bytes", code="MS-S413")
-        if not data.startswith(_PACK) or not data.endswith(b"end\n"):
+        if not data.startswith(PACK) or not data.endswith(b"end\n"):
             raise GitFailed("the pack is not whole", argv=("index-pack",), status=128)
-        self.disk.stage.update(GitOid(line) for line in bytes(data[len(_PACK) : -4]).decode().split())
+        self.disk.stage.update(GitOid(line) for line in bytes(data[len(PACK) : -4]).decode().split())
         return len(data)
 
     def stage_from_git(self, access: GitAccess, oids: Sequence[GitOid], *, max_bytes: int) -> int:  # noqa: ARG002 - the objects are known here
         self._held()
         pack = self.objects.pack(oids, haves=self.disk.store | self.disk.stage)
         return self.stage_pack([pack], max_bytes=max_bytes)
+
+    def filling(self) -> MemoryFilling:
+        return MemoryFilling(self.objects, self.disk.fill, stage=self.disk.stage, store=self.disk.store)
 
     def inspect(self, tips: Sequence[GitOid], *, relaxed: Sequence[str] = ()) -> Inspection:
         self._held()
@@ -266,10 +269,10 @@ class MemoryRepository:
 
     def discard_stage(self) -> None:
         self._held()
-        self.disk.stage.clear()
+        self.disk.stage &= self.disk.fill.came  # an unfinished fetch goes on after this run
 
     def stage_is_empty(self) -> bool:
-        return not self.disk.stage
+        return not self.disk.stage - self.disk.fill.came
 
     def maintain(self, *, full: bool, stop: threading.Event | None = None) -> int:  # noqa: ARG002 - it takes no time
         self._held()
