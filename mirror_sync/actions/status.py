@@ -14,6 +14,7 @@ from mirror_sync.domain.runs import (
     Activity,
     Health,
     LastRun,
+    LfsCounts,
     Mirror,
     Outcome,
     RunRecord,
@@ -38,8 +39,8 @@ ATTENTION = (
 )
 """Which mirrors need somebody, most urgent first."""
 
-SILENT_SECONDS = 20.0
-"""Progress is told about once a second: after this long without a word it is called stale, and no pace is shown."""
+RUNNING = (MirrorFilter(moving=True), MirrorFilter(activity=Activity.SYNCING.value))
+"""Which mirrors something is being done with: bytes on their way first."""
 
 FORGOTTEN_SECONDS = 900.0
 """Progress older than this says nothing of the present and is not shown."""
@@ -73,14 +74,7 @@ def mirror_document(mirror: Mirror, now: float) -> Document:
         "next_due_at": rfc3339(mirror.due_at) if mirror.paused_at is None else None,
         "object_format": mirror.object_format.value,
         "refs": {"count": mirror.ref_count, "head": printable(mirror.head), "held": mirror.held_refs},
-        "lfs": {
-            "wanted": mirror.lfs.wanted,
-            "present": mirror.lfs.present,
-            "missing": mirror.lfs.missing,
-            "known_missing": mirror.lfs.known_missing,
-            "wanted_bytes": mirror.lfs.wanted_bytes,
-            "present_bytes": mirror.lfs.present_bytes,
-        },
+        "lfs": lfs_document(mirror.lfs),
         "failures": mirror.failures,
         "last_run": last_run_document(mirror.last_run) if mirror.last_run else None,
         "holds": [
@@ -97,6 +91,20 @@ def mirror_document(mirror: Mirror, now: float) -> Document:
     }
 
 
+def lfs_document(lfs: LfsCounts) -> Document:
+    """Return counts and sizes of LFS objects; those left out by choice are neither wanted nor missing."""
+    return {
+        "wanted": lfs.wanted,
+        "present": lfs.present,
+        "missing": lfs.missing,
+        "known_missing": lfs.known_missing,
+        "left_out": lfs.left_out,
+        "wanted_bytes": lfs.wanted_bytes,
+        "present_bytes": lfs.present_bytes,
+        "left_out_bytes": lfs.left_out_bytes,
+    }
+
+
 def progress_document(progress: Progress | None, now: float) -> Document | None:
     """Return the public JSON document of a fetch or transfer under way, ``None`` when none is.
 
@@ -106,7 +114,7 @@ def progress_document(progress: Progress | None, now: float) -> Document | None:
     """
     if progress is None or now - progress.at > FORGOTTEN_SECONDS:
         return None
-    stale = now - progress.at > SILENT_SECONDS
+    stale = progress.is_stale(now)
     remaining = None if stale else progress.remaining_seconds
     return {
         "kind": progress.kind.value,
@@ -177,11 +185,14 @@ def overview(state: StateStore, clock: Clock) -> Overview:
             break
         page = state.mirrors(which, limit=room)
         attention.update({mirror.name: mirror_document(mirror, now) for mirror in page.items})
-    running = state.mirrors(MirrorFilter(activity=Activity.SYNCING.value), limit=ATTENTION_LIMIT)
+    running: dict[str, Document] = {}
+    for which in RUNNING:
+        documents = [mirror_document(mirror, now) for mirror in state.mirrors(which, limit=ATTENTION_LIMIT).items]
+        running |= {one["name"]: one for one in documents if one["progress"] or one["run"]}
     return Overview(
         totals=state.totals(),
         attention=tuple(attention.values()),
-        running=tuple(mirror_document(mirror, now) for mirror in running.items),
+        running=tuple(running.values())[:ATTENTION_LIMIT],
         workers=state.workers(),
         now=now,
     )

@@ -76,6 +76,7 @@ def show(context: click.Context, name: str) -> None:
     out.line(f"{health_text(item['health'])}  {click.style(item['name'], bold=True)}")
     held = f", {refs['held']} held" if refs["held"] else ""
     missing = f", {lfs['missing']} missing ({lfs['known_missing']} upstream lacks)" if lfs["missing"] else ""
+    left_out = f", {lfs['left_out']} left out ({size(lfs['left_out_bytes'])})" if lfs["left_out"] else ""
     rows = [
         ("upstream", item["upstream"]),
         ("clone", clone),
@@ -87,7 +88,7 @@ def show(context: click.Context, name: str) -> None:
         *_progress_rows(item["progress"]),
         ("next poll", item["next_due_at"] or "-"),
         ("refs", f"{refs['count']}, HEAD {refs['head'] or '-'}{held}"),
-        ("lfs", f"{lfs['present']}/{lfs['wanted']} objects, {size(lfs['present_bytes'])}{missing}"),
+        ("lfs", f"{lfs['present']}/{lfs['wanted']} objects, {size(lfs['present_bytes'])}{missing}{left_out}"),
         ("git", f"{size(item['git_bytes'])}, {item['object_format']}"),
     ]
     if last:
@@ -132,7 +133,7 @@ def _progress_rows(progress: Document | None) -> list[tuple[str, str]]:
 def status(context: click.Context) -> None:
     """Show totals, the worst mirrors and what needs a human."""
     from mirror_sync import __version__
-    from mirror_sync.actions.status import rfc3339
+    from mirror_sync.actions.status import lfs_document, rfc3339
 
     out = Output(told(context))
     with opened(context) as app:
@@ -153,14 +154,7 @@ def status(context: click.Context) -> None:
                     "by_health": dict(totals.by_health),
                     "by_activity": dict(totals.by_activity),
                 },
-                "lfs": {
-                    "wanted": totals.lfs.wanted,
-                    "present": totals.lfs.present,
-                    "missing": totals.lfs.missing,
-                    "known_missing": totals.lfs.known_missing,
-                    "wanted_bytes": totals.lfs.wanted_bytes,
-                    "present_bytes": totals.lfs.present_bytes,
-                },
+                "lfs": lfs_document(totals.lfs),
                 "oldest_confirmed_at": rfc3339(totals.oldest_confirmed_at),
                 "workers": [{"name": name, "seen_at": rfc3339(at)} for name, at in sorted(found.workers.items())],
                 "workers_alive": alive,
@@ -175,13 +169,14 @@ def status(context: click.Context) -> None:
         for kind in Health
         if totals.by_health.get(kind.value)
     ]
+    left_out = f", {totals.lfs.left_out} left out" if totals.lfs.left_out else ""
     oldest = span(found.now - totals.oldest_confirmed_at) if totals.oldest_confirmed_at is not None else "-"
     out.fields(
         [
             ("mirrors", f"{totals.mirrors}  " + "  ".join(counts)),
             ("oldest", f"confirmed {oldest} ago" if oldest != "-" else "nothing confirmed yet"),
             ("due", str(totals.due)),
-            ("lfs", f"{totals.lfs.present}/{totals.lfs.wanted} objects, {size(totals.lfs.present_bytes)}"),
+            ("lfs", f"{totals.lfs.present}/{totals.lfs.wanted} objects, {size(totals.lfs.present_bytes)}{left_out}"),
             ("workers", f"{alive} alive" if alive else "none alive; start one: mirror-sync serve"),
             ("page", f"{address}/"),
         ]

@@ -8,6 +8,9 @@ from enum import StrEnum
 STEADY_SECONDS = 20.0
 """A rate is measured over about this long, so that one slow second does not frighten anybody."""
 
+SILENT_SECONDS = 20.0
+"""Progress is told about once a second; one not told of for longer than this tells nothing of the present."""
+
 
 class Kind(StrEnum):
     """What is on its way."""
@@ -43,7 +46,8 @@ class Progress:
 
     ``done`` and ``total`` count bytes for LFS objects and commits for Git; ``total`` is
     ``None`` while it is not known.  ``received`` is what came over the link so far,
-    ``rate`` bytes a second lately.
+    ``rate`` bytes a second lately.  ``received`` and ``cuts`` begin at nothing with the
+    job, at ``began_at``.
     """
 
     kind: Kind
@@ -63,6 +67,10 @@ class Progress:
     began_at: float = 0.0
     at: float = 0.0
     """Unix seconds of this reading."""
+
+    def is_stale(self, now: float) -> bool:
+        """Tell whether nobody has told of it for a while: nothing arrives, or its worker is gone."""
+        return now - self.at > SILENT_SECONDS
 
     @property
     def remaining_seconds(self) -> float | None:

@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 
 from flask import Blueprint, Response, request
 
-from mirror_sync.actions.status import rfc3339, run_document
+from mirror_sync.actions.status import lfs_document, rfc3339, run_document
 from mirror_sync.domain.names import MirrorName, parse_mirror_name, printable, ref_bytes
 from mirror_sync.domain.runs import Activity, Health
 from mirror_sync.errors import NotFound, UsageError
@@ -39,14 +39,7 @@ def status() -> Response:
             "lag_within": dict(totals.lag_within),
             "oldest_confirmed_at": rfc3339(totals.oldest_confirmed_at),
             "due": totals.due,
-            "lfs": {
-                "wanted": totals.lfs.wanted,
-                "present": totals.lfs.present,
-                "missing": totals.lfs.missing,
-                "known_missing": totals.lfs.known_missing,
-                "wanted_bytes": totals.lfs.wanted_bytes,
-                "present_bytes": totals.lfs.present_bytes,
-            },
+            "lfs": lfs_document(totals.lfs),
             "attention": [document["name"] for document in overview.attention],
         }
     )

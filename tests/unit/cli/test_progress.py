@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from mirror_sync.actions.status import FORGOTTEN_SECONDS, SILENT_SECONDS, progress_document
+from mirror_sync.actions.status import FORGOTTEN_SECONDS, progress_document
 from mirror_sync.cli.options import Globals
 from mirror_sync.cli.output import Output, width
 from mirror_sync.cli.progress import Board, bar, brief, key_values, line, percent, share
-from mirror_sync.domain.progress import Kind, Progress, Way
+from mirror_sync.domain.progress import SILENT_SECONDS, Kind, Progress, Way
 
 NAME = "github.com/acme/model"
 NOW = 1_000_000.0
