@@ -57,6 +57,8 @@ class Observation:
     """The URL a permanent https redirect on the same host led to, or empty."""
     peeled: Mapping[GitOid, GitOid] = field(default_factory=dict)
     """What upstream says that annotated tags among the tips stand for: a hint, never served."""
+    head_tip: GitOid | None = None
+    """What HEAD itself is listed at, ``None`` when it is unborn or not listed."""
 
 
 class Change(StrEnum):

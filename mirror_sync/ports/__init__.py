@@ -5,6 +5,7 @@ and ``tests/contract`` holds the suite that every implementation passes.  All me
 may be called from any thread unless they say otherwise.
 """
 
+from mirror_sync.ports.cloning import CloneOrder, ClonePlace, Credential, Credentials, Draft, Standing
 from mirror_sync.ports.filling import BlobPart, Filling, Gap, Goal, Stretch, Taken
 from mirror_sync.ports.objects import Incomplete, ObjectStore
 from mirror_sync.ports.repository import (
@@ -35,6 +36,11 @@ __all__ = [
     "BlobBody",
     "BlobPart",
     "Clock",
+    "CloneOrder",
+    "ClonePlace",
+    "Credential",
+    "Credentials",
+    "Draft",
     "FetchRequest",
     "Filling",
     "Gap",
@@ -55,6 +61,7 @@ __all__ = [
     "PublishRequest",
     "Recovery",
     "Serving",
+    "Standing",
     "StateStore",
     "Stretch",
     "Taken",
