@@ -529,7 +529,7 @@ class _Job:
             began, had = self.clock.monotonic(), self.received
             try:
                 taken = self.filling.take(
-                    self._watched(source.upstream.fetch(request)),
+                    self._watched(source.upstream, request),
                     graph=graph,
                     until_trees=until_trees,
                     max_bytes=self.limits.max_bytes,
@@ -592,8 +592,8 @@ class _Job:
         if self.clock.sleep(max(0.0, seconds), stop=self.stop):
             raise Interrupted
 
-    def _watched(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        for chunk in chunks:
+    def _watched(self, upstream: Upstream, request: FetchRequest) -> Iterator[bytes]:
+        for chunk in upstream.fetch(request):
             self.check()
             self._came(len(chunk))
             self._show(*self._place)

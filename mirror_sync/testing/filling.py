@@ -148,8 +148,11 @@ class MemoryFilling:
                     todo.extend(ahead)
 
         for tip in self._goal().tips:
-            if tip not in done and tip in self._objects:
-                visit(tip)
+            commit = tip
+            while commit in self._objects and (target := self._objects[commit].target) is not None:
+                commit = target
+            if commit not in done and commit in self._objects:
+                visit(commit)
         self._disk.order, self._disk.place = list(order), 0
 
     def place(self) -> tuple[int, int]:
