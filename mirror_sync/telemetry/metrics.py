@@ -18,6 +18,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from mirror_sync.domain.names import MirrorName
+from mirror_sync.domain.progress import Kind, Progress, Way
 from mirror_sync.domain.runs import Health, health
 from mirror_sync.errors import MirrorSyncError, StateUnavailable
 from mirror_sync.ports import Clock, MirrorFilter, StateStore
@@ -27,6 +29,9 @@ from mirror_sync.telemetry.series import merged, read_snapshots, remove_snapshot
 PREFIX = "mirror_sync"
 OTHER_HOST = "other"
 PUBLISH_EVERY_SECONDS = 5.0
+MOST_JOBS = 256
+JOB_FORGOTTEN_SECONDS = 3600.0
+"""Jobs that told nothing for this long are forgotten once there are more than :data:`MOST_JOBS`."""
 
 COUNTER_LABELS: Mapping[str, tuple[str, str]] = {
     "runs": ("result", "Sync runs by outcome."),
@@ -35,6 +40,12 @@ COUNTER_LABELS: Mapping[str, tuple[str, str]] = {
     "deliveries": ("event", "Webhook deliveries stored, by event."),
 }
 """Counts that the database keeps (:meth:`StateStore.counters`): label and help of each."""
+
+WAYS: Mapping[Kind, tuple[Way, ...]] = {
+    Kind.GIT: tuple(way for way in Way if way is not Way.PARTS),
+    Kind.LFS: (Way.PARTS,),
+}
+"""The ways each kind of bytes comes by."""
 
 PROPAGATION_BUCKETS = (0.1, 0.25, 0.5, 1, 2, 5, 15, 60, 300, 900, 3600, 14400, 86400)
 DURATION_BUCKETS = (0.01, 0.05, 0.25, 1, 5, 15, 60, 300, 1800, 7200, 43200)
@@ -96,6 +107,19 @@ class Metrics:
         self._delivered_at = _gauge(
             self._own, "webhook_last_timestamp_seconds", "When the last genuine delivery came.", ["provider"]
         )
+        self._received = _counter(
+            self._own, "transfer_received_bytes", "Bytes that came over links, by what and which way.", ["kind", "way"]
+        )
+        self._cuts = _counter(self._own, "transfer_cuts", "Connections that broke and were survived.", ["kind"])
+        self._salvaged = _counter(
+            self._own, "salvaged_bytes", "Bytes of broken packs from which objects were kept.", []
+        )
+        self._salvaged_objects = _counter(self._own, "salvaged_objects", "Git objects kept of broken packs.", [])
+        self._demoted = _counter(
+            self._own, "sources_demoted", "Times a source of bytes was given up.", ["kind", "reason", "host"]
+        )
+        self._jobs: dict[tuple[MirrorName, Kind, float], Progress] = {}
+        self._jobs_lock = threading.Lock()
         self._reloads = _counter(self._own, "config_reloads", "Reloads of the configuration, by result.", ["result"])
         self._facts = _Facts(state, clock=clock, version=version, volumes=volumes or {}, cache_seconds=cache_seconds)
         self._whole = CollectorRegistry()
@@ -124,6 +148,31 @@ class Metrics:
         label = host if host in self._hosts else OTHER_HOST
         self._upstream.labels(label, operation, f"{status // 100}xx" if status else "none").inc()
         self._upstream_seconds.labels(label, operation).observe(max(0.0, seconds))
+
+    def progressed(self, mirror: MirrorName, progress: Progress) -> None:
+        """Count what came, and what broke, since the job told of its progress before."""
+        job = (mirror, progress.kind, progress.began_at)
+        with self._jobs_lock:
+            before = self._jobs.get(job)
+            self._jobs[job] = progress
+            if len(self._jobs) > MOST_JOBS:
+                horizon = progress.at - JOB_FORGOTTEN_SECONDS
+                self._jobs = {job: last for job, last in self._jobs.items() if last.at >= horizon}
+        if before is None or progress.received < before.received:
+            received, cuts = progress.received, progress.cuts
+        else:
+            received, cuts = progress.received - before.received, progress.cuts - before.cuts
+        self._received.labels(progress.kind.value, progress.way.value).inc(max(0, received))
+        self._cuts.labels(progress.kind.value).inc(max(0, cuts))
+
+    def salvaged(self, *, objects: int, size: int) -> None:
+        """Count what was kept of a pack that broke off."""
+        self._salvaged_objects.inc(max(0, objects))
+        self._salvaged.inc(max(0, size))
+
+    def source_demoted(self, *, kind: str, reason: str, host: str) -> None:
+        """Count a source that ``lied`` or was ``left`` for another; hosts that nobody configured share one label."""
+        self._demoted.labels(kind, reason, host if host in self._hosts else OTHER_HOST).inc()
 
     def config_reloaded(self, *, result: str) -> None:
         """Count one reload of the configuration: ``applied``, ``unchanged`` or ``refused``."""
@@ -309,7 +358,9 @@ class _Facts:
         size = GaugeMetricFamily(f"{PREFIX}_lfs_bytes", "Bytes of LFS objects by state.", labels=["state"])
         size.add_metric(["ok"], totals.lfs.present_bytes)
         size.add_metric(["missing"], totals.lfs.wanted_bytes - totals.lfs.present_bytes)
-        families: list[Metric] = [by_health, by_activity, lag, queue, objects, size]
+        objects.add_metric(["left_out"], totals.lfs.left_out)
+        size.add_metric(["left_out"], totals.lfs.left_out_bytes)
+        families: list[Metric] = [by_health, by_activity, lag, queue, objects, size, *self._moving()]
         if totals.oldest_confirmed_at is not None:
             oldest = GaugeMetricFamily(
                 f"{PREFIX}_oldest_confirmed_timestamp_seconds", "The oldest confirmed time of any mirror in service."
@@ -327,6 +378,34 @@ class _Facts:
             tick.add_metric([], max(beats.values()))
             families.append(tick)
         return families + self._counters()
+
+    def _moving(self) -> list[Metric]:
+        """Return how many fetches and transfers are under way, by kind and way, with their connections."""
+        now = self._clock.now()
+        under_way = dict.fromkeys([(kind, way) for kind in Kind for way in WAYS[kind]], 0)
+        links = dict.fromkeys(Kind, 0)
+        cursor = ""
+        while True:
+            page = self._state.mirrors(MirrorFilter(moving=True), cursor=cursor, limit=500)
+            for mirror in page.items:
+                progress = mirror.progress
+                if progress is not None and not progress.is_stale(now):
+                    under_way[progress.kind, progress.way] = under_way.get((progress.kind, progress.way), 0) + 1
+                    links[progress.kind] += progress.connections
+            cursor = page.next_cursor
+            if not cursor:
+                break
+        transfers = GaugeMetricFamily(
+            f"{PREFIX}_transfers", "Fetches and transfers under way, by the way in use.", labels=["kind", "way"]
+        )
+        for (kind, way), count in under_way.items():
+            transfers.add_metric([kind.value, way.value], count)
+        connections = GaugeMetricFamily(
+            f"{PREFIX}_transfer_connections", "Connections that bring bytes now.", labels=["kind"]
+        )
+        for kind, count in links.items():
+            connections.add_metric([kind.value], count)
+        return [transfers, connections]
 
     def _counters(self) -> list[Metric]:
         found: dict[str, CounterMetricFamily] = {}

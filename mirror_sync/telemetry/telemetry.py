@@ -15,6 +15,14 @@ from mirror_sync.telemetry.metrics import Metrics
 
 PROGRESS_EVERY_SECONDS = 30.0
 
+DEMOTIONS = {
+    "git_source_lied": ("git", "lied"),
+    "git_source_left": ("git", "left"),
+    "lfs_source_lied": ("lfs", "lied"),
+    "lfs_source_left": ("lfs", "left"),
+}
+"""Events that tell of a source given up: what it gave, and why it gives no more."""
+
 
 class LoggingTelemetry:
     """Writes one line per thing worth knowing and feeds the metrics.
@@ -69,6 +77,11 @@ class LoggingTelemetry:
 
     def event(self, name: str, **fields: object) -> None:
         """Something worth a log line happened; a field ``level`` of ``warning`` or ``error`` raises its weight."""
+        if name in DEMOTIONS:
+            kind, reason = DEMOTIONS[name]
+            self._metrics.source_demoted(kind=kind, reason=reason, host=str(fields.get("host", "")))
+        elif name == "pack_salvaged":
+            self._metrics.salvaged(objects=_count(fields.get("objects")), size=_count(fields.get("bytes")))
         level = fields.pop("level", "info")
         if "event" in fields:
             fields["what"] = fields.pop("event")  # the name itself is the line's event
@@ -83,10 +96,20 @@ class LoggingTelemetry:
             tell = now - said_at >= PROGRESS_EVERY_SECONDS
             if tell:
                 self._said[(mirror, kind)] = now
+        self._metrics.progressed(mirror, progress)
         self._metrics.publish()
         if tell:
             self._log.info(
-                "progress", mirror=mirror, kind=kind, way=progress.way.value, done=progress.done, total=progress.total
+                "progress",
+                mirror=mirror,
+                kind=kind,
+                way=progress.way.value,
+                done=progress.done,
+                total=progress.total,
+                received_bytes=progress.received,
+                rate_bytes_per_second=int(progress.rate),
+                connections=progress.connections,
+                cuts=progress.cuts,
             )
 
     def propagated(self, *, evidence: str, seconds: float) -> None:
@@ -103,3 +126,7 @@ class LoggingTelemetry:
         with self._lock:
             for key in [key for key in self._said if key[0] == mirror]:
                 del self._said[key]
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0

@@ -63,7 +63,7 @@ class Facts:
             lag_within={"60": 2, "+Inf": 4},
             oldest_confirmed_at=4_990_000.0,
             due=2,
-            lfs=LfsCounts(10, 7, 3, 1, 1000, 700),
+            lfs=LfsCounts(10, 7, 3, 1, 1000, 700, 5, 50_000),
             mirrors=4,
         )
 
@@ -105,6 +105,9 @@ def test_a_scrape_shows_what_the_database_knows() -> None:
     assert found["mirror_sync_ref_updates_total{change=create}"] == 9
     assert found["mirror_sync_lfs_objects{state=missing}"] == 2
     assert found["mirror_sync_lfs_objects{state=known_missing}"] == 1
+    assert found["mirror_sync_lfs_objects{state=left_out}"] == 5
+    assert found["mirror_sync_lfs_bytes{state=missing}"] == 300
+    assert found["mirror_sync_lfs_bytes{state=left_out}"] == 50_000
     assert found["mirror_sync_workers{}"] == 1
     assert found["mirror_sync_scheduler_tick_timestamp_seconds{}"] == 4_999_990.0
     assert found["mirror_sync_storage_free_bytes{volume=lfs}"] == 77
@@ -247,6 +250,86 @@ def test_telemetry_feeds_the_metrics(outcome: Outcome, errors: int) -> None:
     assert found.get("mirror_sync_run_errors_total{reason=MS-U503}", 0) == errors
     assert found["mirror_sync_step_duration_seconds_count{step=observe}"] == 1
     assert found["mirror_sync_upstream_requests_total{code=5xx,host=other,op=batch}"] == 1
+
+
+def told(**changes: Any) -> Progress:
+    fields: dict[str, Any] = {
+        "kind": Kind.GIT, "way": Way.LADDER, "done": 1, "total": 9, "received": 1000, "rate": 10.0, "connections": 1,
+        "cuts": 1, "began_at": 100.0, "at": 5_000_000.0,
+    }  # fmt: skip
+    return Progress(**fields | changes)
+
+
+def test_bytes_and_cuts_are_counted_while_they_come() -> None:
+    clock = HandClock()
+    metrics = make(Facts(), clock)
+    telemetry = LoggingTelemetry(metrics, clock=clock)
+    one, two = MirrorName("h/a"), MirrorName("h/b")
+    telemetry.progress(one, told(way=Way.GRAPH))
+    telemetry.progress(one, told(received=3500, cuts=4))
+    telemetry.progress(one, told(received=3500, cuts=4))
+    telemetry.progress(two, told(kind=Kind.LFS, way=Way.PARTS, received=70, cuts=0))
+    telemetry.progress(one, told(kind=Kind.LFS, way=Way.PARTS, received=7, cuts=1))
+    telemetry.progress(one, told(received=20, cuts=0, began_at=200.0))  # the next job
+    telemetry.progress(one, told(received=5, cuts=1, began_at=200.0))  # that began again
+    found = values(metrics.render("")[0].decode())
+    assert found["mirror_sync_transfer_received_bytes_total{kind=git,way=graph}"] == 1000
+    assert found["mirror_sync_transfer_received_bytes_total{kind=git,way=ladder}"] == 2500 + 20 + 5
+    assert found["mirror_sync_transfer_received_bytes_total{kind=lfs,way=parts}"] == 77
+    assert found["mirror_sync_transfer_cuts_total{kind=git}"] == 5
+    assert found["mirror_sync_transfer_cuts_total{kind=lfs}"] == 1
+
+
+def test_jobs_that_ended_long_ago_are_forgotten() -> None:
+    metrics = make(Facts(), HandClock())
+    for number in range(2000):
+        metrics.progressed(MirrorName(f"h/{number}"), told(at=5_000_000.0 + number * 60))
+    assert len(metrics._jobs) <= 257
+    metrics.progressed(MirrorName("h/1999"), told(received=1001))
+    found = values(metrics.render("")[0].decode())
+    assert found["mirror_sync_transfer_received_bytes_total{kind=git,way=ladder}"] == 2_000_001
+
+
+def test_what_moves_now_is_read_from_the_database() -> None:
+    facts = Facts()
+    facts.items = (
+        Mirror(MirrorId(1), MirrorName("h/a"), "https://h/a", 10, 0, Trigger.POLL, 60, 120, progress=told()),
+        Mirror(
+            MirrorId(2), MirrorName("h/b"), "https://h/b", 10, 0, Trigger.POLL, 60, 120,
+            progress=told(kind=Kind.LFS, way=Way.PARTS, connections=8),
+        ),
+    )  # fmt: skip
+    clock = HandClock()
+    metrics = make(facts, clock)
+    found = values(metrics.render("")[0].decode())
+    assert found["mirror_sync_transfers{kind=git,way=ladder}"] == 1
+    assert found["mirror_sync_transfers{kind=git,way=objects}"] == 0
+    assert found["mirror_sync_transfers{kind=lfs,way=parts}"] == 1
+    assert found["mirror_sync_transfer_connections{kind=git}"] == 1
+    assert found["mirror_sync_transfer_connections{kind=lfs}"] == 8
+    clock.at += 60  # and both of their workers died
+    found = values(metrics.render("")[0].decode())
+    assert found["mirror_sync_transfers{kind=lfs,way=parts}"] == 0
+    assert found["mirror_sync_transfer_connections{kind=lfs}"] == 0
+
+
+def test_sources_given_up_and_packs_saved_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = HandClock()
+    metrics = make(Facts(), clock, hosts=frozenset({"near.example"}))
+    telemetry = LoggingTelemetry(metrics, clock=clock)
+    telemetry.event("lfs_source_lied", level="warning", host="near.example", oid="1" * 64)
+    telemetry.event("git_source_lied", level="warning", host="https://user:canary@elsewhere.example/x")
+    telemetry.event("git_source_left", why="no host was named")
+    telemetry.event("pack_salvaged", objects=12, announced=20, bytes=4096)
+    telemetry.event("pack_salvaged", objects=0)
+    text = metrics.render("")[0].decode()
+    found = values(text)
+    assert found["mirror_sync_sources_demoted_total{host=near.example,kind=lfs,reason=lied}"] == 1
+    assert found["mirror_sync_sources_demoted_total{host=other,kind=git,reason=lied}"] == 1
+    assert found["mirror_sync_sources_demoted_total{host=other,kind=git,reason=left}"] == 1
+    assert found["mirror_sync_salvaged_bytes_total{}"] == 4096
+    assert found["mirror_sync_salvaged_objects_total{}"] == 12
+    assert "canary" not in text
 
 
 def test_what_the_web_serves_is_counted() -> None:
