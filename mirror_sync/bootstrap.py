@@ -183,6 +183,7 @@ class App:
             ca_file=str(rule.ca_file) if rule.ca_file else "",
             concurrency=rule.concurrency,
             stall_timeout=self.settings.git.stall_timeout,
+            raw_url=rule.raw_url,
         )
 
     def policy(self, mirror: Mirror) -> Policy:

@@ -144,6 +144,7 @@ class Maker:
             proxy="" if proxy == "none" else proxy,
             ca_file=ca_file,
             concurrency=rule.concurrency,
+            raw_url=rule.raw_url,
         )
 
     def _mirrors(self) -> tuple[values.MirrorDeclaration, ...]:

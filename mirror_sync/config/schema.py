@@ -178,6 +178,31 @@ def _mirror_url(value: object) -> str:
         raise Unfit(f"{error.message}{'; ' + error.remedy if error.remedy else ''}") from error
 
 
+def _template(text: str, fields: tuple[str, ...], example: str) -> str:
+    """Return an http(s) URL that names each of ``fields`` in braces, and no other field."""
+    scheme, separator, rest = text.partition("://")
+    host, slash, path = rest.partition("/")
+    if scheme not in ("https", "http") or not separator or not host or not slash:
+        raise Unfit(f'must be a URL such as "{example}"')
+    if "@" in host:
+        raise Unfit('a URL holds no user name or password; put the token in a file: [upstream."HOST"] token_file')
+    if "{" in host or not re.fullmatch(r"[!-~]+", text) or "#" in text:
+        raise Unfit(f'must be a URL whose path alone has fields, such as "{example}"')
+    found = re.findall(r"\{[^{}]*\}", path)
+    missing = [name for name in fields if f"{{{name}}}" not in found]
+    strange = [name for name in found if name[1:-1] not in fields]
+    if missing or strange or len(found) != path.count("{") or len(found) != path.count("}"):
+        raise Unfit(f'must name {", ".join(f"{{{name}}}" for name in fields)} and no other field, such as "{example}"')
+    return text
+
+
+def _raw_url(value: object) -> str:
+    text = _text(value)
+    if text in ("", "none"):
+        return text
+    return _template(text, ("path", "commit", "file"), "https://raw.example.org/{path}/{commit}/{file}")
+
+
 def _host_key(value: object) -> str:
     text = _text(value).lower()
     if not _HOST_KEY.match(text):
@@ -207,6 +232,7 @@ PublicUrl = Annotated[str, BeforeValidator(_public_url)]
 DatabaseUrl = Annotated[str, BeforeValidator(_database)]
 Proxy = Annotated[str, BeforeValidator(_proxy)]
 MirrorUrl = Annotated[str, BeforeValidator(_mirror_url)]
+RawUrl = Annotated[str, BeforeValidator(_raw_url)]
 HostKey = Annotated[str, BeforeValidator(_host_key)]
 
 
@@ -323,6 +349,7 @@ class Upstream(_Section):
     proxy: Proxy = _key("", 'Proxy to use; empty: HTTPS_PROXY and NO_PROXY; "none": none.')
     ca_file: Text = _key("", "Certificates to trust instead of the system's.")
     concurrency: Whole = _key(8, "Connections to this host at the same time.", least=1, most=256)
+    raw_url: RawUrl = _key("", 'URL of one file of a commit; empty: as is known of the host; "none": there is none.')
 
 
 class Mirror(_Section):

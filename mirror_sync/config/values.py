@@ -129,6 +129,8 @@ class UpstreamRule:
     """Empty: no proxy.  The environment's proxy is filled in already."""
     ca_file: Path | None = None
     concurrency: int = 8
+    raw_url: str = ""
+    """Where single files of a commit are: a URL with ``{path}``, ``{commit}`` and ``{file}``, ``none``, or empty."""
 
 
 @dataclass(frozen=True, slots=True)

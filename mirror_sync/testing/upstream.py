@@ -5,14 +5,22 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mirror_sync.domain.names import LfsOid, RefName
+from mirror_sync.domain.names import GitOid, LfsOid, RefName, parse_upstream_url
 from mirror_sync.domain.pointers import Pointer
-from mirror_sync.domain.refs import Observation, RefSnapshot, select, sound
-from mirror_sync.errors import MirrorSyncError, UpstreamInvalid, UpstreamRefused, UpstreamUnavailable
-from mirror_sync.ports import Clock, FetchRequest, GitAccess, LfsAction, LfsAnswer, LfsBody
+from mirror_sync.domain.refs import ObjectFormat, Observation, RefSnapshot, select, sound
+from mirror_sync.errors import (
+    MirrorSyncError,
+    ObjectMissingUpstream,
+    UpstreamDeclined,
+    UpstreamInvalid,
+    UpstreamLacks,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+from mirror_sync.ports import Abilities, BlobBody, Clock, FetchRequest, GitAccess, LfsAction, LfsAnswer, LfsBody
 
 PIECE = 1 << 20
 
@@ -70,6 +78,29 @@ class ScriptedBody:
         self.closed = True
 
 
+@dataclass(slots=True)
+class ScriptedBlob:
+    """Bytes of one file; implements :class:`mirror_sync.ports.BlobBody`."""
+
+    start: int
+    size: int | None
+    data: bytes
+    piece: int
+    fault: Fault
+    closed: bool = False
+
+    def chunks(self) -> Iterator[bytes]:
+        data = bytes(byte ^ 0xFF for byte in self.data) if self.fault.flip else self.data
+        end = len(data) if self.fault.cut_after is None else min(len(data), self.fault.cut_after)
+        for at in range(0, end, self.piece):
+            yield data[at : min(at + self.piece, end)]
+        if self.fault.cut_after is not None:
+            raise UpstreamUnavailable("the connection broke")
+
+    def close(self) -> None:
+        self.closed = True
+
+
 def one_line_each(request: FetchRequest) -> Iterable[bytes]:
     """Return a pack as doubles understand it: one line for each wanted object."""
     return [f"{oid}\n".encode() for oid in request.wants]
@@ -84,6 +115,11 @@ class ScriptedUpstream:
     first, one a call (``None`` lets one call pass).  ``faults`` queues what goes wrong
     with downloads of one object; ``refusals`` are its batch answers without an action.
     ``lifetime`` is how many seconds actions live.
+
+    ``peeled`` is what observing says of tags.  ``filters`` tells whether fetches may name
+    one, ``absent`` are objects that it does not give.  ``files`` are single files by commit
+    and path, ``None`` where the host offers no such place; ``file_faults`` queues what
+    goes wrong with their downloads.
     """
 
     clock: Clock
@@ -91,6 +127,13 @@ class ScriptedUpstream:
     snapshot: RefSnapshot = field(default_factory=lambda: RefSnapshot({}))
     moved_to: str = ""
     protocol: int = 2
+    object_format: ObjectFormat = ObjectFormat.SHA1
+    peeled: Mapping[GitOid, GitOid] = field(default_factory=dict)
+    filters: bool = True
+    absent: set[GitOid] = field(default_factory=set)
+    files: dict[tuple[GitOid, bytes], bytes] | None = field(default_factory=dict)
+    file_faults: deque[Fault] = field(default_factory=deque)
+    files_opened: list[tuple[GitOid, bytes, int]] = field(default_factory=list)
     pack: Callable[[FetchRequest], Iterable[bytes]] = one_line_each
     lifetime: float | None = None
     piece: int = PIECE
@@ -132,15 +175,44 @@ class ScriptedUpstream:
             started_at=started_at,
             snapshot=RefSnapshot(tips, self.snapshot.head),
             digest=digest,
+            object_format=self.object_format,
             protocol=self.protocol,
             refused=refused,
             moved_to=self.moved_to,
+            peeled={tag: self.peeled[tag] for tag in tips.values() if tag in self.peeled},
         )
 
     def fetch(self, request: FetchRequest) -> Iterator[bytes]:
         self.fetched.append(request)
+        if request.filter and not self.filters:
+            raise UpstreamDeclined("upstream takes no filters")
+        if not self.absent.isdisjoint(request.wants):
+            raise UpstreamLacks
         yield from self.pack(request)
         _raise_next(self.fetch_errors)
+
+    @property
+    def host(self) -> str:
+        return parse_upstream_url(self.url).netloc
+
+    def abilities(self) -> Abilities:
+        return Abilities(self.protocol, self.object_format, filters=self.protocol == 2 and self.filters)
+
+    def open_blob(self, commit: GitOid, path: bytes, *, start: int) -> BlobBody | None:
+        if self.files is None:
+            return None
+        self.files_opened.append((commit, path, start))
+        fault = self.file_faults.popleft() if self.file_faults else Fault()
+        if fault.error is not None:
+            raise fault.error
+        data = self.files.get((commit, path))
+        if data is None:
+            raise ObjectMissingUpstream("upstream has no such file", code="MS-U409")
+        if fault.ignore_range:
+            start = 0
+        if start > len(data):
+            raise UpstreamInvalid("the file is not that long", why="HTTP 416")
+        return ScriptedBlob(start, len(data), data[start:], self.piece, fault)
 
     def git_access(self) -> GitAccess:
         return GitAccess(url=self.url, environment={})

@@ -20,7 +20,9 @@ class Access:
     ``token`` is called at each use, so a rotated secret is picked up; it returns
     ``None`` when there is none.  ``stall_timeout`` is in seconds; ``concurrency`` is
     the number of transfers that may run against the host at once (short questions
-    have as many places of their own).
+    have as many places of their own).  ``raw_url`` is where single files of a commit are:
+    a URL with ``{path}``, ``{commit}`` and ``{file}``, ``none``, or empty for what is
+    known of the host.
     """
 
     allow_http: bool = False
@@ -31,6 +33,7 @@ class Access:
     ca_file: str = ""
     concurrency: int = 8
     stall_timeout: float = 60.0
+    raw_url: str = ""
     user_agent: str = DEFAULT_USER_AGENT
 
     def credential(self) -> str:
@@ -53,7 +56,7 @@ class Access:
 
     def elsewhere(self) -> Access:
         """Return the rule for a host that nobody configured: https, public, no credential, the same way out."""
-        return replace(self, allow_http=False, allow_private=False, token=None, ca_file="")
+        return replace(self, allow_http=False, allow_private=False, token=None, ca_file="", raw_url="")
 
 
 Rules = Callable[[str], Access]

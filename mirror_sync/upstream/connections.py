@@ -34,6 +34,8 @@ class Question:
     """One request: ``operation`` is the word that metrics know it by.
 
     ``bulk`` marks transfers, which have their own places beside the short questions.
+    ``fresh`` asks on a connection of its own, which is dropped afterwards: what cuts a
+    connection after so many bytes counts what it carried before, too.
     """
 
     method: str
@@ -42,6 +44,7 @@ class Question:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: bytes | None = field(default=None, repr=False)
     bulk: bool = False
+    fresh: bool = False
     patience: float = 1.0
     """Times the stall time-out over which the lowest rate is measured."""
 
@@ -201,7 +204,7 @@ class Connections:
         self.resolver = Resolver(clock=clock, lookup=lookup)
         self._telemetry = telemetry
         self._deadlines = Deadlines(clock=clock)
-        self._adapters: dict[tuple[bool, str, int, str], PinnedAdapter] = {}
+        self._adapters: dict[tuple[bool, str, int, str, bool], PinnedAdapter] = {}
         self._lanes: dict[tuple[str, bool], Lane] = {}
         self._guard = threading.Lock()
 
@@ -211,7 +214,7 @@ class Connections:
         Raises :class:`AddressRefused`, :class:`UpstreamUnavailable` or :class:`UpstreamStalled`.
         """
         target = check_target(question.url, access)
-        adapter = self._adapter(access)
+        adapter = self._adapter(access, fresh=question.fresh)
         headers = {"User-Agent": access.user_agent, "Accept-Encoding": "identity", **question.headers}
         exchange = Exchange(
             clock=self.clock,
@@ -244,7 +247,7 @@ class Connections:
                     raise
         return adapter.ask(question.method, question.url, headers, question.body, stall=stall)
 
-    def _adapter(self, access: Access) -> PinnedAdapter:
+    def _adapter(self, access: Access, *, fresh: bool) -> PinnedAdapter:
         try:
             changed = Path(access.ca_file).stat().st_mtime_ns if access.ca_file else 0
         except OSError as error:
@@ -253,7 +256,7 @@ class Connections:
                 why=f"{access.ca_file}: {error.strerror}",
                 remedy="name a readable PEM file in ca_file",
             ) from error
-        key = (access.allow_private, access.ca_file, changed, access.proxy)
+        key = (access.allow_private, access.ca_file, changed, access.proxy, fresh)
         with self._guard:
             adapter = self._adapters.get(key)
             if adapter is None:
@@ -263,6 +266,7 @@ class Connections:
                     allow_private=access.allow_private,
                     ca_file=access.ca_file,
                     proxy=access.proxy,
+                    keep=not fresh,
                 )
         return adapter
 

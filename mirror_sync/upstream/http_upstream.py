@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mirror_sync.domain.names import RefName, UpstreamUrl
+from mirror_sync.domain.names import GitOid, RefName, UpstreamUrl
 from mirror_sync.domain.pointers import Pointer
 from mirror_sync.domain.refs import Observation
-from mirror_sync.ports import Clock, FetchRequest, GitAccess, LfsAction, LfsAnswer, LfsBody, Telemetry
-from mirror_sync.upstream import fetch, lfs_batch, lfs_download, observe, stock
+from mirror_sync.ports import (
+    Abilities,
+    BlobBody,
+    Clock,
+    FetchRequest,
+    GitAccess,
+    LfsAction,
+    LfsAnswer,
+    LfsBody,
+    Telemetry,
+)
+from mirror_sync.upstream import fetch, lfs_batch, lfs_download, observe, raw, stock
 from mirror_sync.upstream.access import Access, Rules, rules_for
 from mirror_sync.upstream.connections import Connections
 from mirror_sync.upstream.place import Place
@@ -31,11 +41,12 @@ class HttpUpstream:
         telemetry: Telemetry,
         rules: Rules | None = None,
         connections: Connections | None = None,
+        lfs_server: str = "",
     ) -> None:
         self._owned = Connections(clock=clock, telemetry=telemetry) if connections is None else None
         shared = connections if self._owned is None else self._owned
         assert shared is not None
-        self._place = Place(url, rule, rules_for(url.netloc, rule, rules), shared)
+        self._place = Place(url, rule, rules_for(url.netloc, rule, rules), shared, lfs_server)
 
     def observe(self, patterns: Sequence[str], *, known_digest: str = "") -> Observation | None:
         """Take a ref snapshot; see :meth:`mirror_sync.ports.Upstream.observe`."""
@@ -44,6 +55,19 @@ class HttpUpstream:
     def fetch(self, request: FetchRequest) -> Iterator[bytes]:
         """Yield the bytes of one pack; see :meth:`mirror_sync.ports.Upstream.fetch`."""
         return fetch.fetch(self._place, request)
+
+    @property
+    def host(self) -> str:
+        """The host, with its port when that is not the scheme's own."""
+        return self._place.url.netloc
+
+    def abilities(self) -> Abilities:
+        """Return what the git server can do; see :meth:`mirror_sync.ports.Upstream.abilities`."""
+        return fetch.abilities(self._place)
+
+    def open_blob(self, commit: GitOid, path: bytes, *, start: int) -> BlobBody | None:
+        """Ask for a file by itself; see :meth:`mirror_sync.ports.Upstream.open_blob`."""
+        return raw.open_blob(self._place, commit, path, start=start)
 
     def git_access(self) -> GitAccess:
         """Return what stock git needs; see :meth:`mirror_sync.ports.Upstream.git_access`."""

@@ -74,8 +74,9 @@ def _ask(
         # Some servers refuse an empty ref or null, so it is named or left out.
         document["ref"] = {"name": printable(ref)}
     headers = {"Accept": LFS_JSON, "Content-Type": LFS_JSON, **place.authorization(base)}
+    server = place.lfs_server or endpoint(base)
     question = Question(
-        "POST", f"{endpoint(base)}/objects/batch", "lfs-batch", headers, body=json.dumps(document).encode()
+        "POST", f"{server}/objects/batch", "lfs-batch", headers, body=json.dumps(document).encode()
     )
     clock = place.connections.clock
     asked_at = clock.now()

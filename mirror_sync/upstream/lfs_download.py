@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from urllib.parse import urljoin
+from collections.abc import Iterator
 
 from mirror_sync.domain.names import printable
 from mirror_sync.domain.pointers import Pointer
 from mirror_sync.errors import (
-    AddressRefused,
     MirrorSyncError,
     ObjectMissingUpstream,
     UpstreamInvalid,
@@ -17,15 +14,11 @@ from mirror_sync.errors import (
     UpstreamUnavailable,
 )
 from mirror_sync.ports import LfsAction
-from mirror_sync.upstream.addresses import Target, parse_target
 from mirror_sync.upstream.answers import clean, failure, wait_until
-from mirror_sync.upstream.connections import Answer, Question
+from mirror_sync.upstream.connections import Answer
+from mirror_sync.upstream.download import CONTENT_RANGE, follow
 from mirror_sync.upstream.lfs_batch import safe_header
 from mirror_sync.upstream.place import Place
-
-MAX_REDIRECTS = 5
-
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)\Z")
 
 
 class HttpLfsBody:
@@ -69,8 +62,7 @@ class HttpLfsBody:
 def open_object(place: Place, pointer: Pointer, action: LfsAction, *, start: int, end: int) -> HttpLfsBody:
     """Ask for bytes ``start`` to ``end`` of one object; see :meth:`mirror_sync.ports.Upstream.open_object`.
 
-    Follows up to five redirects, each through the same gate; the action's headers stay
-    behind when one leads to another origin.
+    Follows redirects; the action's headers stay behind when one leads to another origin.
     """
     if not 0 <= start < end <= pointer.size:
         raise ValueError(f"bytes {start} to {end} are no part of an object of {pointer.size} bytes")
@@ -78,38 +70,12 @@ def open_object(place: Place, pointer: Pointer, action: LfsAction, *, start: int
     headers = safe_header(action.header)
     if asked_range:
         headers["Range"] = f"bytes={start}-{end - 1}"
-    url = action.href
-    target = parse_target(url)
-    for _ in range(MAX_REDIRECTS + 1):
-        answer = place.connections.ask(
-            Question("GET", url, "lfs-download", headers, bulk=True), place.rule(target.netloc)
-        )
-        try:
-            if answer.status in (301, 302, 303, 307, 308):
-                url = urljoin(url, answer.headers.get("location", ""))
-                target, headers = _next_hop(place, target, url, headers)
-                answer.close()
-                continue
-            return _opened(place, answer, pointer, start=start, end=end)
-        except BaseException:
-            answer.close()
-            raise
-    raise UpstreamInvalid(
-        f"the download of an LFS object is redirected more than {MAX_REDIRECTS} times",
-        why=f"last to {target.netloc}",
-        code="MS-U302",
-    )
-
-
-def _next_hop(place: Place, old: Target, url: str, headers: Mapping[str, str]) -> tuple[Target, dict[str, str]]:
-    new = parse_target(url)
-    if old.scheme == "https" and new.scheme == "http" and not place.rule(new.netloc).allow_http:
-        raise AddressRefused(
-            f"{old.netloc} redirects a download to plain http at {new.netloc}", why="it began over https"
-        )
-    if new.origin == old.origin:
-        return new, dict(headers)
-    return new, {name: value for name, value in headers.items() if name == "Range"}
+    answer = follow(place, action.href, headers, operation="lfs-download", what="an LFS object")
+    try:
+        return _opened(place, answer, pointer, start=start, end=end)
+    except BaseException:
+        answer.close()
+        raise
 
 
 def _opened(place: Place, answer: Answer, pointer: Pointer, *, start: int, end: int) -> HttpLfsBody:
@@ -117,7 +83,7 @@ def _opened(place: Place, answer: Answer, pointer: Pointer, *, start: int, end: 
     if answer.status not in (200, 206):
         raise _refusal(place, answer)
     raw = answer.headers.get("content-range", "").strip()
-    match = _CONTENT_RANGE.match(raw)
+    match = CONTENT_RANGE.match(raw)
     if match is None:
         if answer.status == 206 or raw:
             raise UpstreamInvalid(

@@ -31,6 +31,8 @@ class Capabilities:
     """Whether the server knows the ``object-format`` capability and so wants to be told."""
     names_agent: bool = False
     unborn: bool = False
+    filters: bool = False
+    shallow: bool = False
 
 
 class Memory:

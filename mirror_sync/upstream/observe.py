@@ -171,6 +171,7 @@ def list_request(known: Capabilities, patterns: Sequence[str]) -> bytes:
     return b"".join(
         [
             command_head("ls-refs", known),
+            pkt(b"peel\n"),
             pkt(b"symrefs\n"),
             pkt(b"unborn\n") if known.unborn else b"",
             *(pkt(b"ref-prefix " + prefix + b"\n") for prefix in dict.fromkeys(prefixes)),
@@ -222,4 +223,6 @@ def _observation(
         protocol=known.protocol,
         refused=refused,
         moved_to=str(known.base) if known.moved else "",
+        peeled={tips[name]: oid for name, oid in refs.peeled.items() if tips.get(name, oid) != oid},
+        head_tip=refs.head_tip,
     )

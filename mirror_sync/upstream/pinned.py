@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -133,13 +133,28 @@ class WatchedTlsConnection(WatchedConnection, HTTPSConnection):
     """The same over TLS: certificate and SNI are those of the name, the address is the checked one."""
 
 
-def pool_classes(gate: Gate) -> dict[str, type[HTTPConnectionPool]]:
-    """Return pools whose connections all pass ``gate``."""
+class Once:
+    """Makes a pool one that keeps nothing: every request has a connection of its own, closed behind it."""
+
+    _new_conn: Callable[[], Any]
+
+    def _get_conn(self, timeout: float | None = None) -> Any:
+        del timeout
+        return self._new_conn()
+
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.close()
+
+
+def pool_classes(gate: Gate, *, keep: bool) -> dict[str, type[HTTPConnectionPool]]:
+    """Return pools whose connections all pass ``gate``; ``keep`` says whether they are used again."""
     plain = type("PinnedHTTPConnection", (WatchedConnection,), {"gate": gate})
     secure = type("PinnedHTTPSConnection", (WatchedTlsConnection,), {"gate": gate})
+    once: tuple[type, ...] = () if keep else (Once,)
     return {
-        "http": type("PinnedHTTPPool", (HTTPConnectionPool,), {"ConnectionCls": plain}),
-        "https": type("PinnedHTTPSPool", (HTTPSConnectionPool,), {"ConnectionCls": secure}),
+        "http": type("PinnedHTTPPool", (*once, HTTPConnectionPool), {"ConnectionCls": plain}),
+        "https": type("PinnedHTTPSPool", (*once, HTTPSConnectionPool), {"ConnectionCls": secure}),
     }
 
 
@@ -147,9 +162,16 @@ class PinnedAdapter(HTTPAdapter):
     """Kept-alive connections under one set of trust, address rule and way out."""
 
     def __init__(
-        self, resolver: Resolver, deadlines: Deadlines, *, allow_private: bool, ca_file: str, proxy: str
+        self,
+        resolver: Resolver,
+        deadlines: Deadlines,
+        *,
+        allow_private: bool,
+        ca_file: str,
+        proxy: str,
+        keep: bool = True,
     ) -> None:
-        self._pools = pool_classes(Gate(resolver, deadlines, allow_private, bool(proxy)))
+        self._pools = pool_classes(Gate(resolver, deadlines, allow_private, bool(proxy)), keep=keep)
         self._ca_file = ca_file
         self._proxies = {"http": proxy, "https": proxy} if proxy else {}
         super().__init__(pool_connections=KEPT_HOSTS, pool_maxsize=KEPT_PER_HOST)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from enum import Enum
 
 from mirror_sync.errors import UpstreamInvalid
@@ -59,11 +59,15 @@ def packets(data: bytes) -> Iterator[Packet]:
         at += size
 
 
-def split_stream(pieces: Iterable[bytes]) -> Iterator[list[Packet]]:
-    """Yield the packets that each piece completes; raises :class:`UpstreamInvalid` when the stream ends inside one."""
-    rest = b""
-    for piece in pieces:
-        data = rest + piece if rest else piece
+class Splitter:
+    """Cuts a stream into packets; ``rest`` is what came of the one that is not whole yet."""
+
+    def __init__(self) -> None:
+        self.rest = b""
+
+    def split(self, piece: bytes) -> list[Packet]:
+        """Return the packets that ``piece`` completes; raises :class:`UpstreamInvalid` for what is no pkt-line."""
+        data = self.rest + piece if self.rest else piece
         at, end = 0, len(data)
         batch: list[Packet] = []
         while end - at >= 4:
@@ -76,8 +80,10 @@ def split_stream(pieces: Iterable[bytes]) -> Iterator[list[Packet]]:
                 break
             batch.append(data[at + 4 : at + size])
             at += size
-        rest = data[at:]
-        if batch:
-            yield batch
-    if rest:
-        raise UpstreamInvalid("upstream's answer ends inside a pkt-line")
+        self.rest = data[at:]
+        return batch
+
+    def finish(self) -> None:
+        """Raise :class:`UpstreamInvalid` when the stream ended inside a packet."""
+        if self.rest:
+            raise UpstreamInvalid("upstream's answer ends inside a pkt-line")

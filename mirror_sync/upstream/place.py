@@ -17,6 +17,8 @@ class Place:
     access: Access
     rule: Rules
     connections: Connections
+    lfs_server: str = ""
+    """The address of the LFS server where it is not the one that follows from ``url``."""
 
     def authorization(self, base: UpstreamUrl) -> dict[str, str]:
         """Return the credential's header for requests to the upstream itself, at ``base``: same host, never less safe."""

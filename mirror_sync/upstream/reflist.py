@@ -8,8 +8,8 @@ gitprotocol-v2, gitprotocol-http and gitprotocol-pack.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from mirror_sync.domain.names import GitOid, RefName, UpstreamUrl, ref_from_bytes
 from mirror_sync.domain.refs import NO_HEAD, ObjectFormat
@@ -25,10 +25,12 @@ HEX_DIGITS = {ObjectFormat.SHA1: 40, ObjectFormat.SHA256: 64}
 
 @dataclass(frozen=True, slots=True)
 class RefList:
-    """Every ref an answer names, and HEAD's symbolic target when it told one."""
+    """Every ref an answer names, HEAD's symbolic target when it told one, and what annotated tags stand for."""
 
     tips: dict[RefName, GitOid]
     head: RefName = NO_HEAD
+    peeled: Mapping[RefName, GitOid] = field(default_factory=dict)
+    head_tip: GitOid | None = None
 
 
 def parse_capabilities(body: bytes) -> Capabilities:
@@ -50,6 +52,7 @@ def parse_capabilities(body: bytes) -> Capabilities:
         features[name] = value
     if b"ls-refs" not in features or b"fetch" not in features:
         raise UpstreamInvalid("upstream speaks protocol v2 but offers no ls-refs or no fetch")
+    fetching = features[b"fetch"].split(b" ")
     return Capabilities(
         NOWHERE,
         moved=False,
@@ -58,6 +61,8 @@ def parse_capabilities(body: bytes) -> Capabilities:
         names_format=b"object-format" in features,
         names_agent=b"agent" in features,
         unborn=b"unborn" in features[b"ls-refs"].split(b" "),
+        filters=b"filter" in fetching,
+        shallow=b"shallow" in fetching,
     )
 
 
@@ -120,7 +125,8 @@ def parse_advertisement(body: bytes) -> tuple[RefList, ObjectFormat]:
         collector.add_v0(line)
     if shallow:
         raise shallow_upstream()
-    return RefList(collector.tips, ref_from_bytes(heads[0]) if heads else NO_HEAD), object_format
+    head = ref_from_bytes(heads[0]) if heads else NO_HEAD
+    return RefList(collector.tips, head, collector.peeled, collector.head_tip), object_format
 
 
 def _says_nothing(body: bytes, first: bytes | None) -> bool:
@@ -156,23 +162,32 @@ class Collector:
         self._is_oid = re.compile(rb"[0-9a-f]{%d}\Z" % HEX_DIGITS[object_format]).match
         self._zero = b"0" * HEX_DIGITS[object_format]
         self.tips: dict[RefName, GitOid] = {}
-        self._seen_head = False
+        self.peeled: dict[RefName, GitOid] = {}
+        self.head_tip: GitOid | None = None
+        """What HEAD is listed at."""
 
     def add_v0(self, line: bytes) -> None:
-        """Add ``<oid> SP <name>``; peeled lines are checked and left out, since tags are peeled from our own objects."""
+        """Add ``<oid> SP <name>``, or what the tag before it stands for: ``<oid> SP <name>^{}``."""
         oid, _, name = line.partition(b" ")
         if name.endswith(b"^{}"):
-            self._check(oid, name)
+            self.peel(oid, name.removesuffix(b"^{}"))
             return
         self.add(oid, name)
+
+    def peel(self, oid: bytes, name: bytes) -> None:
+        """Note that the tag at ``name`` stands for ``oid``; of a ref that was not listed it means nothing."""
+        self._check(oid, name)
+        ref = ref_from_bytes(name)
+        if ref in self.tips:
+            self.peeled[ref] = GitOid(oid.decode("ascii"))
 
     def add(self, oid: bytes, name: bytes) -> None:
         """Add one ref; HEAD itself is no tip."""
         self._check(oid, name)
         if name == b"HEAD":
-            if self._seen_head:
+            if self.head_tip is not None:
                 raise UpstreamInvalid("upstream's list names HEAD twice")
-            self._seen_head = True
+            self.head_tip = GitOid(oid.decode("ascii"))
             return
         ref = ref_from_bytes(name)
         if ref in self.tips:
@@ -201,9 +216,15 @@ def parse_list(body: bytes, known: Capabilities) -> RefList:
             unborn = True
         else:
             collector.add(oid, name)
-        if name == b"HEAD" and attributes:
+        if not attributes:
+            continue
+        if name == b"HEAD":
             head = _symref_target(attributes) or head
-    return RefList(collector.tips, head)
+            continue
+        for item in attributes.split(b" "):
+            if item.startswith(b"peeled:"):
+                collector.peel(item[7:], name)
+    return RefList(collector.tips, head, collector.peeled, collector.head_tip)
 
 
 def _symref_target(attributes: bytes) -> RefName | None:

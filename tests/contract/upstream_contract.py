@@ -12,7 +12,14 @@ import pytest
 
 from mirror_sync.domain.names import GitOid, LfsOid, RefName
 from mirror_sync.domain.pointers import Pointer
-from mirror_sync.errors import UpstreamUnavailable
+from mirror_sync.domain.refs import ObjectFormat
+from mirror_sync.errors import (
+    ObjectMissingUpstream,
+    UpstreamDeclined,
+    UpstreamInvalid,
+    UpstreamLacks,
+    UpstreamUnavailable,
+)
 from mirror_sync.ports import Clock, FetchRequest, Upstream
 
 MAIN = RefName("refs/heads/main")
@@ -29,6 +36,21 @@ class World(Protocol):
 
     def commit(self, ref: RefName) -> GitOid:
         """Move ``ref`` to a new commit, create it when absent, and return the tip; ``main`` is the default branch."""
+
+    def tag(self, name: RefName, target: GitOid) -> GitOid:
+        """Make an annotated tag and return its id."""
+
+    def file(self, path: bytes, data: bytes) -> GitOid:
+        """Commit a file and return the commit; its host gives it by itself."""
+
+    def cut_file(self, after: int) -> None:
+        """Let the next download of a single file break after ``after`` bytes."""
+
+    def offer_no_files(self) -> Upstream:
+        """Return the same upstream as a host that gives no single files."""
+
+    def take_no_filters(self) -> Upstream:
+        """Return the same upstream as a server without filters."""
 
     def put(self, data: bytes) -> Pointer:
         """Place an LFS object."""
@@ -88,6 +110,73 @@ class UpstreamContract:
         observation = world.upstream.observe(ALL)
         request = FetchRequest(observation.object_format, wants=(tip,), haves=())
         assert len(b"".join(world.upstream.fetch(request))) > 0
+
+    def test_what_selected_tags_stand_for_is_told(self, world):
+        tip = world.commit(MAIN)
+        tag = world.tag(TAG, tip)
+        assert dict(world.upstream.observe(ALL).peeled) == {tag: tip}
+        assert dict(world.upstream.observe(("refs/heads/*",)).peeled) == {}
+
+    def test_the_source_has_a_name(self, world):
+        assert world.upstream.host
+        assert "/" not in world.upstream.host
+
+    def test_the_server_tells_what_it_can_do(self, world):
+        world.commit(MAIN)
+        able = world.upstream.abilities()
+        assert (able.protocol, able.object_format, able.filters) == (2, ObjectFormat.SHA1, True)
+
+    def test_a_server_without_filters_says_so_and_declines_them(self, world):
+        tip = world.commit(MAIN)
+        upstream = world.take_no_filters()
+        assert not upstream.abilities().filters
+        with pytest.raises(UpstreamDeclined):
+            list(upstream.fetch(FetchRequest(ObjectFormat.SHA1, (tip,), (), filter="tree:0")))
+
+    def test_commits_alone_can_be_asked_for(self, world):
+        tip = world.commit(MAIN)
+        request = FetchRequest(ObjectFormat.SHA1, (tip,), (), filter="tree:0", thin=False)
+        assert len(b"".join(world.upstream.fetch(request))) > 0
+
+    def test_an_object_that_is_not_there_is_told(self, world):
+        world.commit(MAIN)
+        with pytest.raises(UpstreamLacks) as caught:
+            list(world.upstream.fetch(FetchRequest(ObjectFormat.SHA1, (GitOid("1" * 40),), ())))
+        assert caught.value.code == "MS-U409"
+
+    # -- single files
+
+    @pytest.mark.parametrize("path", [b"big", b"a dir/b#c?d%e\xff&+.bin"])
+    @pytest.mark.parametrize("start", [0, 1, len(DATA) - 1, len(DATA)])
+    def test_a_file_arrives_from_any_byte_on(self, world, path, start):
+        commit = world.file(path, DATA)
+        body = world.upstream.open_blob(commit, path, start=start)
+        assert (body.start, body.size) == (start, len(DATA))
+        assert b"".join(body.chunks()) == DATA[start:]
+        body.close()
+
+    def test_a_file_that_breaks_off_is_told_and_what_came_is_right(self, world):
+        commit = world.file(b"big", DATA)
+        world.cut_file(100_000)
+        body = world.upstream.open_blob(commit, b"big", start=500)
+        came = bytearray()
+        with pytest.raises(UpstreamUnavailable):  # noqa: PT012 - the loop is the statement: bytes first, then the break
+            for chunk in body.chunks():
+                came += chunk
+        body.close()
+        assert 0 < len(came) <= 100_000
+        assert DATA[500:].startswith(came)
+
+    def test_a_file_that_is_not_there_is_told(self, world):
+        commit = world.file(b"big", DATA)
+        with pytest.raises(ObjectMissingUpstream):
+            world.upstream.open_blob(commit, b"small", start=0)
+        with pytest.raises(UpstreamInvalid):
+            world.upstream.open_blob(commit, b"big", start=len(DATA) + 1)
+
+    def test_a_host_without_single_files_says_so(self, world):
+        commit = world.file(b"big", DATA)
+        assert world.offer_no_files().open_blob(commit, b"big", start=0) is None
 
     def test_git_access_names_no_secret_in_its_url(self, world):
         access = world.upstream.git_access()

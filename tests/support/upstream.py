@@ -27,9 +27,12 @@ Log: ``up.requests`` lists :class:`Recorded`; ``up.seen(pattern)`` filters it; `
 Other knobs: ``up.protocol = 0`` (ignore Git-Protocol; or ``repo.protocol``), ``repo.preamble = True``
 (GitHub's ``# service`` line before v2 too), ``repo.token = "secret"`` (401 unless Basic password or
 Bearer says so), ``repo.absent = 404`` (any status for every request to it), ``repo.moved_to = "acme/new"``
-(301 for everything), ``GitUpstream(dir, tls=make_authority(dir).server(...))`` for https,
+(301 for everything), ``repo.filters = False`` (offers and takes no filters), ``repo.any_object = False``
+(gives nothing but its refs, as protocol v0 does), ``GitUpstream(dir, tls=make_authority(dir).server(...))`` for https,
 ``GitUpstream(dir, address="127.0.0.2")`` for another host, ``port=`` for a fixed port, ``name="git.test"``
 for the host name that its URLs carry.  ``repo.lfs.edit`` changes a batch answer before it is sent.
+
+Single files: ``repo.raw_url`` is the template under which a file of a commit can be had, ranges and all.
 
 ``python -m tests.support.upstream DIR [--port N]`` serves what is in DIR from its own process (for
 measurements) and prints its origin.
@@ -54,7 +57,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -133,6 +136,8 @@ class Recorded:
     headers: Mapping[str, str]
     body: bytes
     at: float
+    peer: int = 0
+    """The client's port: the same for requests over one connection."""
 
     @property
     def line(self) -> str:
@@ -189,11 +194,18 @@ class UpstreamRepo:
         self.moved_to = ""
         self.protocol: int | None = None
         self.preamble = False
+        self.filters = True
+        self.any_object = True
         self._lfs_patterns: list[str] = []
 
     @property
     def url(self) -> str:
         return self.upstream.url(self.name)
+
+    @property
+    def raw_url(self) -> str:
+        """Where single files are: a template with ``{path}``, ``{commit}`` and ``{file}``."""
+        return f"{self.upstream.origin}/{{path}}/-/raw/{{commit}}/{{file}}"
 
     def git(self, *arguments: str, data: bytes | str | None = None) -> str:
         """Run git in the repository and return its output without the last newline."""
@@ -393,6 +405,10 @@ class GitUpstream:
         self.faults: list[Fault] = []
         self.lfs_server: tuple[str, int] | None = None
         """Where requests under ``.git/info/lfs/`` are relayed, instead of being answered here."""
+        self.follow_host = False
+        """Whether LFS objects are where the client believes that it is: behind whatever lies between."""
+        self.liar: Callable[[str], Fault | None] | None = None
+        """Asked for each request that no ordered fault meets, by its line; see :mod:`tests.support.lies`."""
         self.guard = threading.Lock()
         self._address = address
         self._name = name or address
@@ -502,7 +518,7 @@ class GitUpstream:
                 fault.hits += 1
                 if fault.hits > fault.after:
                     return fault
-        return None
+            return self.liar(line) if self.liar is not None else None
 
     def find(self, path: str) -> tuple[UpstreamRepo | None, str]:
         """Return the repository a path belongs to and what follows its name."""
@@ -564,7 +580,7 @@ class _Server(ThreadingHTTPServer):
 class _Answer:
     status: int
     headers: dict[str, str]
-    body: Iterator[bytes]
+    body: Iterable[bytes]
     length: int | None
 
 
@@ -595,11 +611,12 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._read_body()
         recorded = Recorded(
             self.command,
-            unquote(parts.path),
+            unquote(parts.path, errors="surrogateescape"),
             parts.query,
             {name.lower(): value for name, value in self.headers.items()},
             body,
             time.monotonic(),
+            self.client_address[1],
         )
         with upstream.guard:
             upstream.requests.append(recorded)
@@ -656,9 +673,31 @@ class _Handler(BaseHTTPRequestHandler):
             return self._lfs_batch(repo, request)
         if rest.startswith("/info/lfs/locks"):
             return _json(404, {"message": "no locks here"})
+        if rest.startswith("/-/raw/"):
+            return self._raw_file(repo, rest.removeprefix("/-/raw/"), request, fault)
+        if not repo.any_object and (oid := _wants_more_than_tips(repo, request)):
+            said = f"ERR upload-pack: not our ref {oid}\n".encode()
+            body = b"%04x%b" % (len(said) + 4, said)
+            return _Answer(200, {"Content-Type": "application/x-git-upload-pack-result"}, iter([body]), len(body))
         return self._git(repo, rest, request)
 
     # ---- git
+
+    @staticmethod
+    def _raw_file(repo: UpstreamRepo, rest: str, request: Recorded, fault: Fault | None) -> _Answer:
+        commit, _, path = rest.partition("/")
+        done = subprocess.run(
+            ["git", "cat-file", "blob", os.fsencode(f"{commit}:{path}")],
+            cwd=repo.path,
+            env=repo.upstream.environment,
+            capture_output=True,
+            check=False,
+        )
+        if done.returncode:
+            return _plain(404, b"404: Not Found\n", {})
+        return _ranged(
+            done.stdout, "" if fault is not None and fault.ignore_range else request.headers.get("range", "")
+        )
 
     def _git(self, repo: UpstreamRepo, rest: str, request: Recorded) -> _Answer:
         upstream = self.server.upstream
@@ -675,6 +714,10 @@ class _Handler(BaseHTTPRequestHandler):
         )
         if "content-encoding" in request.headers:
             environment["HTTP_CONTENT_ENCODING"] = request.headers["content-encoding"]
+        if not repo.filters:
+            environment |= {
+                "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "uploadpack.allowFilter", "GIT_CONFIG_VALUE_0": "false",
+            }  # fmt: skip
         protocol = upstream.protocol if repo.protocol is None else repo.protocol
         if protocol and "git-protocol" in request.headers:
             environment["GIT_PROTOCOL"] = request.headers["git-protocol"]
@@ -719,11 +762,14 @@ class _Handler(BaseHTTPRequestHandler):
         asked = json.loads(request.body)
         if shelf.max_batch is not None and len(asked["objects"]) > shelf.max_batch:
             return _json(413, {"message": f"at most {shelf.max_batch} objects"})
-        objects = [self._lfs_entry(repo, asked["operation"], item) for item in asked["objects"]]
+        origin = shelf.href_origin or self.server.upstream.origin
+        if self.server.upstream.follow_host and "host" in request.headers:
+            origin = f"http://{request.headers['host']}"
+        objects = [self._lfs_entry(repo, asked["operation"], item, origin) for item in asked["objects"]]
         answer: dict[str, Any] = {"transfer": "basic", "objects": objects, "hash_algo": "sha256"}
         return _json(200, shelf.edit(answer) if shelf.edit is not None else answer)
 
-    def _lfs_entry(self, repo: UpstreamRepo, operation: str, item: dict[str, Any]) -> dict[str, Any]:
+    def _lfs_entry(self, repo: UpstreamRepo, operation: str, item: dict[str, Any], origin: str) -> dict[str, Any]:
         shelf, oid = repo.lfs, item["oid"]
         entry: dict[str, Any] = {"oid": oid, "size": item["size"]}
         if shelf.authenticated is not None:
@@ -735,7 +781,6 @@ class _Handler(BaseHTTPRequestHandler):
         if operation == "download" and not path.exists():
             return {**entry, "error": {"code": 404, "message": "Object does not exist"}}
         until = "" if shelf.lifetime is None else f"?until={time.monotonic() + shelf.lifetime:.3f}"
-        origin = shelf.href_origin or self.server.upstream.origin
         action: dict[str, Any] = {"href": f"{origin}/-/lfs/{repo.name}/{oid}{until}", "header": dict(shelf.headers)}
         if shelf.expires_in is not None:
             action["expires_in"] = shelf.expires_in
@@ -798,6 +843,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        if isinstance(answer.body, _Slice) and fault is None and not isinstance(self.connection, ssl.SSLSocket):
+            self.wfile.flush()
+            answer.body.send(self.connection)
+            return
         sent = 0
         for piece in _shaped(answer.body, fault, self.server.upstream.stopping):
             if piece is None:
@@ -824,7 +873,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
 
 
-def _shaped(body: Iterator[bytes], fault: Fault | None, stopping: threading.Event) -> Iterator[bytes | None]:
+def _shaped(body: Iterable[bytes], fault: Fault | None, stopping: threading.Event) -> Iterator[bytes | None]:
     """Yield the body as the fault wants it; ``None`` stands for a reset."""
     left = fault.cut_after if fault is not None else None
     pause = fault.pause_after if fault is not None else None
@@ -894,22 +943,60 @@ def _file(path: Path, wanted: str) -> _Answer:
     headers = {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
     match = re.fullmatch(r"bytes=(\d+)-(\d*)", wanted)
     if not match:
-        return _Answer(200, headers, _read(path, 0, size), size)
+        return _Answer(200, headers, _Slice(path, 0, size), size)
     start = int(match[1])
     end = min(size, int(match[2]) + 1) if match[2] else size
     if start >= size or end <= start:
         return _plain(416, b"no such range\n", {"Content-Range": f"bytes */{size}"})
     headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    return _Answer(206, headers, _read(path, start, end), end - start)
+    return _Answer(206, headers, _Slice(path, start, end), end - start)
 
 
-def _read(path: Path, start: int, end: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        file.seek(start)
-        left = end - start
-        while left > 0 and (piece := file.read(min(left, 1 << 20))):
-            left -= len(piece)
-            yield piece
+def _ranged(data: bytes, wanted: str) -> _Answer:
+    headers = {"Content-Type": "text/plain", "Accept-Ranges": "bytes"}
+    match = re.fullmatch(r"bytes=(\d+)-", wanted)
+    if not match:
+        return _Answer(200, headers, iter([data]), len(data))
+    start = int(match[1])
+    if start >= len(data):
+        return _plain(416, b"no such range\n", {"Content-Range": f"bytes */{len(data)}"})
+    headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+    return _Answer(206, headers, iter([data[start:]]), len(data) - start)
+
+
+def _wants_more_than_tips(repo: UpstreamRepo, request: Recorded) -> str:
+    """Return the first object that a protocol v2 fetch wants and that no ref points at, if any."""
+    zipped = request.headers.get("content-encoding") == "gzip"
+    body = gzip.decompress(request.body) if zipped else request.body
+    if request.method != "POST" or b"command=fetch" not in body[:64]:
+        return ""
+    tips = set(repo.refs().values())
+    return next(
+        (oid for oid in re.findall(r"^....want ([0-9a-f]+)$", body.decode("ascii"), re.MULTILINE) if oid not in tips),
+        "",
+    )
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Some bytes of a file, as pieces or straight from the kernel."""
+
+    path: Path
+    start: int
+    end: int
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            file.seek(self.start)
+            left = self.end - self.start
+            while left > 0 and (piece := file.read(min(left, 1 << 20))):
+                left -= len(piece)
+                yield piece
+
+    def send(self, connection: socket.socket) -> None:
+        if self.end > self.start:
+            with self.path.open("rb") as file:
+                connection.sendfile(file, self.start, self.end - self.start)
 
 
 def _token_given(authorization: str, token: str) -> bool:
@@ -933,6 +1020,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
     with GitUpstream(options.directory, port=options.port) as upstream:
+        upstream.follow_host = True
         for path in sorted(upstream.repositories.rglob("*.git")):
             upstream.adopt(str(path.relative_to(upstream.repositories)).removesuffix(".git"))
         print(upstream.origin, flush=True)

@@ -12,7 +12,9 @@ from mirror_sync.domain.names import GitOid
 from mirror_sync.domain.refs import ObjectFormat
 from mirror_sync.errors import (
     RateLimited,
+    UpstreamDeclined,
     UpstreamInvalid,
+    UpstreamLacks,
     UpstreamRefused,
     UpstreamStalled,
     UpstreamUnavailable,
@@ -81,6 +83,64 @@ def test_thousands_of_wants_travel_compressed(up, local):
     assert gzip.decompress(asked.body).count(b"want ") == 3000
 
 
+def test_a_shallow_client_gets_the_rest_of_the_graph_and_nothing_twice(up, local):
+    git = local()
+    repo = up.create("acme/model")
+    commits = [GitOid(repo.commit({"n": str(n), "big": os.urandom(2000)})) for n in range(6)]
+    with client(repo.url) as upstream:
+        half = FetchRequest(ObjectFormat.SHA1, commits[:3], [], filter="tree:0")
+        git("index-pack", "--stdin", data=b"".join(upstream.fetch(half)))
+        assert git("cat-file", "--batch-check", "--batch-all-objects").count("\n") == 2, "commits alone"
+        # Of the upper half only the tip is here, so its parent is wanted, and what is below is named as had.
+        rest = FetchRequest(
+            ObjectFormat.SHA1, [commits[4]], [commits[2], commits[5]], shallow=[commits[5]], filter="tree:0", thin=False
+        )
+        pack = b"".join(upstream.fetch(rest))
+    git("index-pack", "--stdin", data=pack)
+    found = {line.split()[0] for line in git("cat-file", "--batch-check", "--batch-all-objects").splitlines()}
+    assert found == set(commits[:5])
+
+
+def test_a_fetch_has_a_connection_of_its_own(up):
+    """What cuts a connection after so many bytes counts all that it carried."""
+    repo = up.create("acme/model")
+    tip = GitOid(repo.commit({"README": "hello"}))
+    with client(repo.url) as upstream:
+        for _ in range(2):
+            upstream.observe(USUAL)
+            list(upstream.fetch(FetchRequest(ObjectFormat.SHA1, [tip], [])))
+    fetches = [item for item in up.seen(FETCH) if b"command=fetch" in item.body]
+    others = [item for item in up.seen() if item not in fetches]
+    assert [len(fetches), len(others)] == [2, 3]
+    assert len({item.peer for item in fetches}) == 2
+    assert len({item.peer for item in others}) == 1
+    assert {item.peer for item in fetches}.isdisjoint({item.peer for item in others})
+    assert {item.headers["connection"] for item in fetches} == {"close"}
+
+
+def test_objects_by_their_ids_are_refused_where_only_tips_are_given(up):
+    repo = up.create("acme/model")
+    first, tip = (GitOid(repo.commit({"n": text})) for text in "ab")
+    repo.any_object = False
+    with client(repo.url) as upstream:
+        assert b"".join(upstream.fetch(FetchRequest(ObjectFormat.SHA1, [tip], [])))
+        with pytest.raises(UpstreamLacks):
+            list(upstream.fetch(FetchRequest(ObjectFormat.SHA1, [tip, first], [])))
+
+
+def test_a_request_that_is_too_long_is_declined(up, repo):
+    up.fault(FETCH, status=413)
+    with client(repo.url) as upstream, pytest.raises(UpstreamDeclined):
+        list(upstream.fetch(request(repo)))
+
+
+def test_the_abilities_of_an_old_server_are_few(up, repo):
+    up.protocol = 0
+    with client(repo.url) as upstream:
+        able = upstream.abilities()
+    assert (able.protocol, able.object_format, able.filters) == (0, ObjectFormat.SHA1, False)
+
+
 def request(repo):
     return FetchRequest(ObjectFormat.SHA1, [GitOid(repo.refs()["refs/heads/main"])], [])
 
@@ -113,7 +173,7 @@ def test_a_broken_pack_raises_after_a_true_prefix(up, repo, cut):
         ({"rewrite": lambda body: b"<html>login</html>"}, UpstreamInvalid),
         ({"rewrite": lambda body: b""}, UpstreamUnavailable),
         ({"rewrite": lambda body: body.replace(b"PACK", b"JUNK", 1)}, UpstreamInvalid),
-        ({"rewrite": lambda body: b"000dpackfile\n" + b"000a\x03died\n"}, UpstreamUnavailable),
+        ({"rewrite": lambda body: b"000dpackfile\n" + b"000a\x03died\n"}, UpstreamDeclined),
         ({"headers": {"Content-Type": "text/html"}}, UpstreamInvalid),
         ({"status": 500}, UpstreamUnavailable),
         ({"status": 401}, UpstreamRefused),

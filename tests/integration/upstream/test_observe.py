@@ -56,8 +56,11 @@ def test_what_git_lists_is_observed(up, protocol, object_format, preamble):
         seen = upstream.observe(USUAL, known_digest=empty.digest)
         assert seen.snapshot.tips == {name: oid for name, oid in repo.refs().items() if "pull" not in name}
         assert (seen.snapshot.head, seen.protocol, seen.object_format) == ("refs/heads/trunk", protocol, object_format)
+        assert seen.peeled == {repo.refs()["refs/tags/v1"]: first}
         assert upstream.observe(USUAL, known_digest=seen.digest) is None
-        assert upstream.observe(["refs/heads/*"], known_digest=seen.digest) is not None, "another question"
+        branches = upstream.observe(["refs/heads/*"], known_digest=seen.digest)
+        assert branches is not None, "another question"
+        assert branches.peeled == {}
 
 
 def test_an_unchanged_poll_is_one_request_on_one_connection(up, repo):

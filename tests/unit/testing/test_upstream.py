@@ -15,7 +15,7 @@ from tests.contract.upstream_contract import MAIN, UpstreamContract
 class ScriptedWorld:
     def __init__(self):
         self.clock = HandClock()
-        self.upstream = ScriptedUpstream(self.clock)
+        self.upstream = ScriptedUpstream(self.clock, absent={GitOid("1" * 40)})
         self.commits = 0
 
     def commit(self, ref):
@@ -23,6 +23,27 @@ class ScriptedWorld:
         tip = GitOid(hashlib.sha1(str(self.commits).encode()).hexdigest())
         self.upstream.snapshot = RefSnapshot({**self.upstream.snapshot.tips, ref: tip}, MAIN)
         return tip
+
+    def tag(self, name, target):
+        tag = self.commit(name)
+        self.upstream.peeled = {tag: target}
+        return tag
+
+    def file(self, path, data):
+        commit = self.commit(MAIN)
+        self.upstream.files[commit, path] = data
+        return commit
+
+    def cut_file(self, after):
+        self.upstream.file_faults.append(Fault(cut_after=after))
+
+    def offer_no_files(self):
+        self.upstream.files = None
+        return self.upstream
+
+    def take_no_filters(self):
+        self.upstream.filters = False
+        return self.upstream
 
     def put(self, data):
         return self.upstream.put(data)

@@ -29,13 +29,15 @@ def test_protocol_v2_is_found_with_and_without_the_service_line():
         assert (found.protocol, found.object_format, found.unborn) == (2, ObjectFormat.SHA1, True)
         assert found.names_format
         assert found.names_agent
+        assert (found.filters, found.shallow) == (True, True)
 
 
 def test_a_bare_v2_server_is_asked_nothing_it_does_not_know():
     found = parse_capabilities(lines(b"version 2", b"ls-refs", b"fetch"))
     assert (found.unborn, found.names_format, found.names_agent) == (False, False, False)
+    assert (found.filters, found.shallow) == (False, False)
     assert list_request(found, ["refs/heads/*", "refs/tags/v1"]) == (
-        pkt(b"command=ls-refs\n") + b"0001" + pkt(b"symrefs\n") + pkt(b"ref-prefix HEAD\n")
+        pkt(b"command=ls-refs\n") + b"0001" + pkt(b"peel\n") + pkt(b"symrefs\n") + pkt(b"ref-prefix HEAD\n")
         + pkt(b"ref-prefix refs/heads/\n") + pkt(b"ref-prefix refs/tags/v1\n") + b"0000"
     )  # fmt: skip
 
@@ -112,6 +114,9 @@ BAD_LISTS = [
     lines(b"unborn HEAD symref-target:refs/heads/b", b"unborn HEAD symref-target:refs/heads/b"),
     lines(A + b" HEAD symref-target:refs/heads/a symref-target:refs/heads/b"),
     lines(b""),
+    lines(A + b" refs/tags/v1 peeled:" + B[:39]),
+    lines(A + b" refs/tags/v1 peeled:" + b"0" * 40),
+    lines(A + b" refs/tags/v1 peeled:"),
 ]
 
 
@@ -119,6 +124,12 @@ BAD_LISTS = [
 def test_a_list_with_anything_wrong_is_refused_whole(body):
     with pytest.raises(UpstreamInvalid):
         parse_list(body, KNOWN)
+
+
+def test_what_tags_stand_for_is_read():
+    refs = parse_list(lines(A + b" refs/tags/v1 peeled:" + B, B + b" refs/heads/main new-attribute"), KNOWN)
+    assert refs.tips == {"refs/tags/v1": "a" * 40, "refs/heads/main": "b" * 40}
+    assert refs.peeled == {"refs/tags/v1": "b" * 40}
 
 
 def test_ids_have_the_length_of_their_format():

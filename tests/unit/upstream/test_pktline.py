@@ -5,13 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror_sync.errors import UpstreamInvalid
-from mirror_sync.upstream.pktline import Mark, packets, pkt, split_stream
+from mirror_sync.upstream.pktline import Mark, Splitter, packets, pkt
 
 payloads = st.lists(st.one_of(st.binary(max_size=300), st.sampled_from(list(Mark))), max_size=20)
 
 
 def written(items):
     return b"".join(item.value if isinstance(item, Mark) else pkt(item) for item in items)
+
+
+def whole(data):
+    splitter = Splitter()
+    splitter.split(data)
+    splitter.finish()
 
 
 @given(payloads)
@@ -26,7 +32,9 @@ def test_a_stream_may_be_cut_anywhere(items, sizes):
     for size in [*sizes, len(data)]:
         pieces.append(data[at : at + size])
         at += size
-    assert [packet for batch in split_stream(pieces) for packet in batch] == items
+    splitter = Splitter()
+    assert [packet for piece in pieces for packet in splitter.split(piece)] == items
+    splitter.finish()
 
 
 @pytest.mark.parametrize(
@@ -50,7 +58,7 @@ def test_anything_else_is_refused(data):
     with pytest.raises(UpstreamInvalid):
         list(packets(data))
     with pytest.raises(UpstreamInvalid):
-        list(split_stream([data]))
+        whole(data)
 
 
 def test_the_longest_packet_is_65520_bytes():
