@@ -75,9 +75,7 @@ def _ask(
         document["ref"] = {"name": printable(ref)}
     headers = {"Accept": LFS_JSON, "Content-Type": LFS_JSON, **place.authorization(base)}
     server = place.lfs_server or endpoint(base)
-    question = Question(
-        "POST", f"{server}/objects/batch", "lfs-batch", headers, body=json.dumps(document).encode()
-    )
+    question = Question("POST", f"{server}/objects/batch", "lfs-batch", headers, body=json.dumps(document).encode())
     clock = place.connections.clock
     asked_at = clock.now()
     with place.connections.ask(question, place.rule(base.netloc)) as answer:
