@@ -19,7 +19,7 @@ def upgrade() -> None:
     op.add_column("mirrors", sa.Column("lfs_left_out", sa.BigInteger(), nullable=False, server_default="0"))
     op.add_column("mirrors", sa.Column("lfs_left_out_bytes", sa.BigInteger(), nullable=False, server_default="0"))
     op.add_column("mirrors", sa.Column("lfs_selection", sa.Text(), nullable=False, server_default=""))
-    op.add_column("mirror_lfs", sa.Column("rank", sa.SmallInteger(), nullable=False, server_default="2"))
+    op.add_column("mirror_lfs", sa.Column("rank", sa.SmallInteger(), nullable=False, server_default="10000"))
     op.create_index(
         "ix_mirror_lfs_order",
         "mirror_lfs",

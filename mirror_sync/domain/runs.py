@@ -6,7 +6,7 @@ Times are Unix seconds (``float``) on our clock; sizes are bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from typing import NewType
 
 from mirror_sync.domain.names import GitOid, LfsOid, MirrorName, RefName
@@ -65,17 +65,11 @@ class Availability(StrEnum):
     DENIED = "denied"
 
 
-class Rank(IntEnum):
-    """Who needs an LFS object most urgently: the order in which they are fetched."""
+HISTORY_RANK = 10_000
+"""Rank of LFS objects that no waiting ref lacks.  Each ref that waits has a smaller one, in the order worth waiting for."""
 
-    HEAD = 0
-    """The tip of the default branch."""
-    TIP = 1
-    """The tip of another ref."""
-    HISTORY = 2
-    """Commits that no ref points at."""
-    NOBODY = 3
-    """The mirror leaves it out."""
+LEFT_OUT_RANK = 20_000
+"""Rank of LFS objects that the mirror's selection leaves out."""
 
 
 class Step(StrEnum):
@@ -324,7 +318,7 @@ class LfsJob:
     oid: LfsOid
     size: int
     attempts: int
-    path: str = ""
+    rank: int = HISTORY_RANK
 
 
 LAG_BOUNDS = (60, 300, 900, 1800, 3600, 7200, 21600, 43200, 86400, 604800)

@@ -200,11 +200,43 @@ class StateStore(Protocol):
     def scanned_tips(self, mirror_id: MirrorId) -> frozenset[GitOid]:
         """Return the tips whose whole history has been scanned."""
 
-    def add_scan(self, lease: Lease, found: Sequence[PointerBlob], *, scanned: frozenset[GitOid] | None) -> None:
-        """Store pointers found; the scanned tips too when given (only after every pointer is stored)."""
+    def add_scan(
+        self,
+        lease: Lease,
+        found: Sequence[PointerBlob],
+        *,
+        scanned: frozenset[GitOid] | None,
+        left_out: str = "",
+    ) -> None:
+        """Store pointers found; the scanned tips too when given (only after every pointer is stored).
 
-    def lfs_arrived(self, oids: Sequence[LfsOid]) -> None:
-        """Mark objects as verified and here, for every mirror that refers to them."""
+        Objects new to the mirror are wanted; with a reason in ``left_out`` they are left
+        out, until :meth:`judge_lfs` says otherwise.
+        """
+
+    def judge_lfs(self, lease: Lease, verdicts: Mapping[LfsOid, str], *, selection: str | None = None) -> None:
+        """Say of some of a mirror's objects that it wants them (the empty text), or why it leaves them out.
+
+        What is here stays here.  ``selection`` names what all of the mirror's objects
+        were judged by, stored once every verdict is.
+        """
+
+    def lfs_left_out(self, mirror_id: MirrorId, oids: Sequence[LfsOid]) -> dict[LfsOid, str]:
+        """Return, of ``oids``, those that are not here because the mirror leaves them out, with the reason."""
+
+    def rank_lfs(self, lease: Lease, ranks: Mapping[LfsOid, int]) -> None:
+        """Say which objects refs wait for, the smallest rank first; all others of the mirror count as history.
+
+        Each waiting ref has a rank of its own, below ``HISTORY_RANK``; an object that
+        several lack has the smallest of theirs.
+        """
+
+    def lfs_arrived(self, oids: Sequence[LfsOid], *, told_by: MirrorId | None = None) -> None:
+        """Mark objects as verified and here, for every mirror that refers to them.
+
+        A mirror becomes due when no object of a rank below ``HISTORY_RANK`` is wanted any
+        more, except ``told_by``, whose own run tells and looks by itself.
+        """
 
     def lfs_lost(self, oids: Sequence[LfsOid]) -> None:
         """Mark objects as no longer here; they are wanted again."""
@@ -219,8 +251,34 @@ class StateStore(Protocol):
         is left alone.
         """
 
-    def claim_lfs(self, worker: str, *, limit: int, lease_seconds: float) -> list[LfsJob]:
-        """Take up to ``limit`` wanted objects of one mirror whose time has come, known-missing ones last."""
+    def claim_lfs(
+        self,
+        worker: str,
+        *,
+        limit: int,
+        lease_seconds: float,
+        largest: int | None = None,
+        most_bytes: int | None = None,
+    ) -> list[LfsJob]:
+        """Take up to ``limit`` wanted objects of one mirror whose time has come, known-missing ones last.
+
+        By rank, and small before large inside it; those of one waiting ref are taken
+        alone.  What a run that holds the mirror's lease may be fetching itself is left to
+        it.  ``largest`` passes over objects of more bytes and known-missing ones;
+        ``most_bytes`` bounds the sum, but for the first.  Mirrors take turns.
+        """
+
+    def renew_lfs(self, worker: str, jobs: Sequence[LfsJob], *, lease_seconds: float) -> None:
+        """Keep claimed objects for longer, those that are still this worker's."""
+
+    def release_lfs(self, worker: str, jobs: Sequence[LfsJob]) -> None:
+        """Give claimed objects back that were not tried to the end; they may be taken at once."""
+
+    def lfs_claimed(self, mirror_id: MirrorId) -> frozenset[LfsOid]:
+        """Return which of the mirror's objects somebody has claimed now."""
+
+    def lfs_queued(self, *, beside: MirrorId) -> bool:
+        """Tell whether objects of another mirror than ``beside`` wait to be claimed."""
 
     def lfs_refers(self, mirror_id: MirrorId, oids: Sequence[LfsOid]) -> dict[LfsOid, int]:
         """Return, of ``oids``, those that the mirror refers to, with their size."""

@@ -296,7 +296,7 @@ class MirrorLfs(Base):
     size: Mapped[int] = mapped_column(BigInteger)
     status: Mapped[int] = mapped_column(SmallInteger)
     rank: Mapped[int] = mapped_column(SmallInteger)
-    """Who needs it, the smaller first: see :class:`mirror_sync.domain.runs.Rank`."""
+    """Whom it is for, the smaller first: see :data:`mirror_sync.domain.runs.HISTORY_RANK`."""
     attempts: Mapped[int]
     retry_at: Mapped[float]
     leased_until: Mapped[float]

@@ -12,11 +12,12 @@ from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from mirror_sync.domain.names import GitOid, LfsOid
 from mirror_sync.domain.pointers import Pointer, PointerBlob
-from mirror_sync.domain.runs import Lease, MirrorId, Rank
+from mirror_sync.domain.runs import HISTORY_RANK, LEFT_OUT_RANK, Lease, MirrorId
 from mirror_sync.state.database import Database, mirrors
 from mirror_sync.state.journal import pack_tips, unpack_tips
 from mirror_sync.state.models import (
     KNOWN_MISSING,
+    LEFT_OUT,
     PRESENT,
     WANTED,
     LfsObject,
@@ -40,14 +41,24 @@ AT_ONCE = 500
 POINTERS_AT_ONCE = 5000
 """Pointers stored in one transaction, so that a first scan holds up nobody."""
 
-COUNTED = ("lfs_wanted", "lfs_present", "lfs_known_missing", "lfs_wanted_bytes", "lfs_present_bytes")
+COUNTED = (
+    "lfs_wanted",
+    "lfs_present",
+    "lfs_known_missing",
+    "lfs_wanted_bytes",
+    "lfs_present_bytes",
+    "lfs_left_out",
+    "lfs_left_out_bytes",
+)
 
 RECOUNT = select(
-    func.count(),
+    func.count().filter(wants.c.status != LEFT_OUT),
     func.count().filter(wants.c.status == PRESENT),
     func.count().filter(wants.c.status == KNOWN_MISSING),
-    func.coalesce(func.sum(wants.c.size), 0),
+    func.coalesce(func.sum(wants.c.size).filter(wants.c.status != LEFT_OUT), 0),
     func.coalesce(func.sum(wants.c.size).filter(wants.c.status == PRESENT), 0),
+    func.count().filter(wants.c.status == LEFT_OUT),
+    func.coalesce(func.sum(wants.c.size).filter(wants.c.status == LEFT_OUT), 0),
 ).where(wants.c.mirror_id == bindparam("mirror"))
 
 
@@ -66,11 +77,18 @@ class Pointers(Database):
             stored = connection.execute(select(scans.c.tips).where(scans.c.mirror_id == mirror_id)).scalar()
         return unpack_tips(stored or b"")
 
-    def add_scan(self, lease: Lease, found: Sequence[PointerBlob], *, scanned: frozenset[GitOid] | None) -> None:
+    def add_scan(
+        self,
+        lease: Lease,
+        found: Sequence[PointerBlob],
+        *,
+        scanned: frozenset[GitOid] | None,
+        left_out: str = "",
+    ) -> None:
         """Implement :meth:`mirror_sync.ports.StateStore.add_scan`."""
         for some in pieces(found, POINTERS_AT_ONCE):
             with self._write() as connection:
-                self._add_pointers(connection, lease, some)
+                self._add_pointers(connection, lease, some, left_out=left_out)
         if scanned is None and found:
             return
         with self._write() as connection:
@@ -84,7 +102,9 @@ class Pointers(Database):
             put.on_conflict_do_update(index_elements=[scans.c.mirror_id], set_={"tips": put.excluded.tips})
         )
 
-    def _add_pointers(self, connection: Connection, lease: Lease, found: Sequence[PointerBlob]) -> None:
+    def _add_pointers(
+        self, connection: Connection, lease: Lease, found: Sequence[PointerBlob], *, left_out: str
+    ) -> None:
         mirror_id = lease.mirror.id
         sizes: dict[LfsOid, int] = {}
         for item in found:
@@ -117,6 +137,10 @@ class Pointers(Database):
         new = [oid for oid in oids if oid not in known]
         if not new:
             return
+        absent = LEFT_OUT if left_out else WANTED
+        lacking = [oid for oid in new if oid not in here]
+        counted = new if absent == WANTED else [oid for oid in new if oid in here]
+        apart = lacking if left_out else []
         connection.execute(
             wants.insert(),
             [
@@ -124,28 +148,29 @@ class Pointers(Database):
                     "mirror_id": mirror_id,
                     "oid": oid,
                     "size": sizes[oid],
-                    "status": PRESENT if oid in here else WANTED,
-                    "rank": Rank.HISTORY.value,
+                    "status": PRESENT if oid in here else absent,
+                    "rank": LEFT_OUT_RANK if left_out else HISTORY_RANK,
                     "attempts": 0,
                     "retry_at": row.now,
                     "leased_until": 0.0,
                     "leased_by": "",
                     "code": "",
-                    "message": "",
+                    "message": "" if oid in here else left_out,
                 }
                 for oid in new
             ],
         )
-        wanted = any(oid not in here for oid in new)
         connection.execute(
             update(mirrors)
             .where(m.id == mirror_id)
             .values(
-                lfs_wanted=m.lfs_wanted + len(new),
+                lfs_wanted=m.lfs_wanted + len(counted),
                 lfs_present=m.lfs_present + sum(oid in here for oid in new),
-                lfs_wanted_bytes=m.lfs_wanted_bytes + sum(sizes[oid] for oid in new),
+                lfs_wanted_bytes=m.lfs_wanted_bytes + sum(sizes[oid] for oid in counted),
                 lfs_present_bytes=m.lfs_present_bytes + sum(sizes[oid] for oid in new if oid in here),
-                lfs_due_at=_no_later(row.lfs_due_at, row.now) if wanted else row.lfs_due_at,
+                lfs_left_out=m.lfs_left_out + len(apart),
+                lfs_left_out_bytes=m.lfs_left_out_bytes + sum(sizes[oid] for oid in apart),
+                lfs_due_at=_no_later(row.lfs_due_at, row.now) if lacking and not left_out else row.lfs_due_at,
             )
         )
 

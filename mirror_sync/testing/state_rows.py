@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from mirror_sync.domain.names import GitOid, LfsOid, RefName
 from mirror_sync.domain.pointers import Pointer
-from mirror_sync.domain.runs import KeptTip, LfsCounts, Mirror, PublishIntent, RefJournalEntry, RunId
+from mirror_sync.domain.runs import HISTORY_RANK, KeptTip, LfsCounts, Mirror, PublishIntent, RefJournalEntry, RunId
 from mirror_sync.domain.standing import Due, Evidence
 from mirror_sync.errors import LeaseLost
 
@@ -18,6 +18,8 @@ class WantedRow:
     size: int
     present: bool = False
     known_missing: bool = False
+    left_out: bool = False
+    rank: int = HISTORY_RANK
     attempts: int = 0
     retry_at: float = 0.0
     leased_until: float = 0.0
@@ -58,7 +60,8 @@ class MirrorRow:
 
     def seen(self) -> Mirror:
         """Return the mirror with its LFS counts."""
-        rows = self.wanted.values()
+        apart = [row for row in self.wanted.values() if row.left_out]
+        rows = [row for row in self.wanted.values() if not row.left_out]
         present = [row for row in rows if row.present]
         counts = LfsCounts(
             wanted=len(rows),
@@ -67,6 +70,8 @@ class MirrorRow:
             known_missing=sum(row.known_missing for row in rows),
             wanted_bytes=sum(row.size for row in rows),
             present_bytes=sum(row.size for row in present),
+            left_out=len(apart),
+            left_out_bytes=sum(row.size for row in apart),
         )
         return replace(self.mirror, lfs=counts)
 

@@ -15,10 +15,12 @@ from mirror_sync.domain.pointers import Pointer, PointerBlob
 from mirror_sync.domain.progress import Kind, Progress, Way
 from mirror_sync.domain.refs import Change, GuardState, Hold, ObjectFormat
 from mirror_sync.domain.runs import (
+    HISTORY_RANK,
     LAG_BOUNDS,
     Availability,
     Delivery,
     KeptTip,
+    MirrorId,
     NewMirror,
     Outcome,
     PublishIntent,
@@ -1098,6 +1100,204 @@ class StateContract:
         assert self.claim_lfs(state) == []
         state.set_paused(paused.id, reason=None)
         assert len(self.claim_lfs(state)) == 4
+
+    # ------------------------------------------------------------ the order of fetching
+
+    def oids(self, state, **over):
+        return [job.oid for job in state.claim_lfs("w", **({"limit": 100, "lease_seconds": LEASE} | over))]
+
+    def test_what_refs_wait_for_comes_first_each_ref_by_itself_small_before_large(self, state, lease, clock):
+        sizes = {1: 50, 2: 40, 3: 30, 4: 20, 5: 10, 6: 60}
+        state.add_scan(lease, [blob(n, size=size) for n, size in sizes.items()], scanned=None)
+        state.rank_lfs(lease, {lfs_oid(2): 1, lfs_oid(1): 1, lfs_oid(6): 0})
+        state.finish(lease, report(clock))
+        assert self.oids(state) == [lfs_oid(6)]
+        assert self.oids(state) == [lfs_oid(2), lfs_oid(1)]
+        assert self.oids(state) == [lfs_oid(5), lfs_oid(4), lfs_oid(3)]
+
+    def test_ranks_are_those_told_last(self, state, lease, clock):
+        state.add_scan(lease, [blob(1, size=10), blob(2, size=20), blob(3, size=30)], scanned=None)
+        state.rank_lfs(lease, {lfs_oid(1): 1, lfs_oid(2): 2})
+        state.rank_lfs(lease, {lfs_oid(3): 1, lfs_oid(2): 2})
+        state.finish(lease, report(clock))
+        assert [(job.oid, job.rank) for job in state.claim_lfs("w", limit=9, lease_seconds=LEASE)] == [(lfs_oid(3), 1)]
+        assert self.oids(state) == [lfs_oid(2)]
+        assert [job.rank for job in state.claim_lfs("w", limit=9, lease_seconds=LEASE)] == [HISTORY_RANK]
+
+    def test_a_run_keeps_what_its_refs_lack_to_itself(self, state, lease, clock):
+        state.add_scan(lease, [blob(1), blob(2)], scanned=None)
+        state.rank_lfs(lease, {lfs_oid(1): 0})
+        assert self.oids(state) == [lfs_oid(2)]
+        assert self.oids(state) == []
+        state.finish(lease, report(clock))
+        assert self.oids(state) == [lfs_oid(1)]
+        with pytest.raises(LeaseLost):
+            state.rank_lfs(lease, {})
+
+    def test_a_lane_for_small_objects_passes_over_large_ones(self, state, lease, clock):
+        state.add_scan(lease, [blob(1, size=1000), blob(2, size=100), blob(3, size=101)], scanned=None)
+        state.lfs_failed(lease.mirror.id, lfs_oid(3), code="c", message="m", known_missing=True, retry_at=clock.now())
+        state.enrol(new("example.org/z/z"))
+        other = state.claim("w", lease_seconds=1e9)
+        clock.advance(1)
+        state.add_scan(other, [blob(7, size=7)], scanned=None)
+        clock.advance(1)
+        found = {oid for _ in range(4) for oid in self.oids(state, largest=100)}
+        assert found == {lfs_oid(2), lfs_oid(7)}
+        assert self.oids(state) == [lfs_oid(1), lfs_oid(3)]
+
+    def test_a_claim_is_bounded_by_bytes_but_for_the_first(self, state, lease):
+        state.add_scan(lease, [blob(n, size=100 * n) for n in (1, 2, 3, 9)], scanned=None)
+        assert self.oids(state, most_bytes=300) == [lfs_oid(1), lfs_oid(2)]
+        assert self.oids(state, most_bytes=300) == [lfs_oid(3)]
+        assert self.oids(state, most_bytes=300) == [lfs_oid(9)]
+
+    def test_claims_are_renewed_and_given_back_by_whoever_has_them(self, state, lease, clock):
+        state.add_scan(lease, [blob(1), blob(2)], scanned=None)
+        jobs = state.claim_lfs("w", limit=9, lease_seconds=LEASE)
+        assert state.lfs_claimed(lease.mirror.id) == {lfs_oid(1), lfs_oid(2)}
+        clock.advance(LEASE - 1)
+        state.renew_lfs("w", jobs[:1], lease_seconds=LEASE)
+        state.renew_lfs("another", jobs[1:], lease_seconds=LEASE)
+        clock.advance(2)
+        assert state.lfs_claimed(lease.mirror.id) == {jobs[0].oid}
+        assert self.oids(state) == [jobs[1].oid]
+        state.release_lfs("another", jobs)
+        assert self.oids(state) == []
+        state.release_lfs("w", jobs)
+        clock.advance(1)
+        again = state.claim_lfs("w", limit=9, lease_seconds=LEASE)
+        assert [(job.oid, job.attempts) for job in again] == [(lfs_oid(1), 0), (lfs_oid(2), 0)]
+        state.lfs_arrived([lfs_oid(1), lfs_oid(2)])
+        state.release_lfs("w", again)
+        assert self.oids(state) == []
+
+    def test_objects_given_back_go_behind_those_of_mirrors_that_wait(self, state, lease, clock):
+        state.add_scan(lease, [blob(1)], scanned=None)
+        first = state.claim_lfs("w", limit=9, lease_seconds=LEASE)
+        assert not state.lfs_queued(beside=lease.mirror.id)
+        state.enrol(new("example.org/z/z"))
+        other = state.claim("w", lease_seconds=1e9)
+        clock.advance(1)
+        state.add_scan(other, [blob(2)], scanned=None)
+        assert state.lfs_queued(beside=lease.mirror.id)
+        clock.advance(1)
+        state.release_lfs("w", first)
+        assert state.lfs_queued(beside=MirrorId(0))
+        assert self.oids(state) == [lfs_oid(2)]
+        assert self.oids(state) == [lfs_oid(1)]
+
+    def test_a_mirror_is_due_once_the_last_object_that_one_of_its_refs_lacks_is_here(self, state, lease, clock):
+        mirror = lease.mirror
+        state.add_scan(lease, [blob(n) for n in (1, 2, 3, 4)], scanned=None)
+        state.rank_lfs(lease, {lfs_oid(1): 0, lfs_oid(2): 0, lfs_oid(3): 1})
+        state.finish(lease, report(clock))
+        state.lfs_arrived([lfs_oid(4), lfs_oid(1)])
+        assert state.mirror(mirror.name).due_at > clock.now()
+        state.lfs_arrived([lfs_oid(2)])
+        assert state.mirror(mirror.name).due_at == clock.now()
+        state.finish(state.claim("w", lease_seconds=LEASE), report(clock))
+        state.lfs_arrived([lfs_oid(2)])
+        assert state.mirror(mirror.name).due_at > clock.now()
+        state.lfs_arrived([lfs_oid(3)])
+        assert state.mirror(mirror.name).due_at == clock.now()
+
+    def test_a_run_does_not_call_itself_by_what_it_brought_but_others_that_waited(self, state, lease, clock):
+        state.enrol(new("example.org/z/z"))
+        other = state.claim("w", lease_seconds=1e9)
+        for holder in (lease, other):
+            state.add_scan(holder, [blob(1)], scanned=None)
+            state.rank_lfs(holder, {lfs_oid(1): 3})
+        state.lfs_arrived([lfs_oid(1)], told_by=lease.mirror.id)
+        assert state.awaited(lease) is False
+        assert state.awaited(other) is True
+
+    # ------------------------------------------------------------ selection
+
+    def all_counts(self, state, lease):
+        lfs = state.mirror_by_id(lease.mirror.id).lfs
+        return (lfs.wanted, lfs.present, lfs.missing, lfs.known_missing, lfs.wanted_bytes, lfs.present_bytes), (
+            lfs.left_out,
+            lfs.left_out_bytes,
+        )
+
+    def test_what_is_left_out_is_neither_wanted_nor_missing(self, state, lease, clock):
+        mirror_id = lease.mirror.id
+        state.add_scan(lease, [blob(1, size=5)], scanned=None)
+        state.add_scan(lease, [blob(2, size=6), blob(3, size=7)], scanned=None, left_out="not judged yet")
+        assert self.all_counts(state, lease) == ((1, 0, 1, 0, 5, 0), (2, 13))
+        assert self.oids(state) == [lfs_oid(1)]
+        assert [pointer.oid for pointer, _, _ in state.lfs_missing(mirror_id)] == [lfs_oid(1)]
+        assert state.lfs_left_out(mirror_id, [lfs_oid(n) for n in (1, 2, 9)]) == {lfs_oid(2): "not judged yet"}
+        assert set(state.lfs_refers(mirror_id, [lfs_oid(2)])) == {lfs_oid(2)}
+        assert state.lfs_unreferenced([lfs_oid(2)]) == set()
+        assert state.totals().lfs == state.mirror_by_id(mirror_id).lfs
+
+    def test_verdicts_move_objects_in_and_out(self, state, lease, clock):
+        mirror_id = lease.mirror.id
+        state.add_scan(lease, [blob(n, size=n) for n in (1, 2, 3)], scanned=None)
+        fail = {"code": "MS-L404", "message": "m", "known_missing": True, "retry_at": clock.now() + HOUR}
+        state.lfs_failed(mirror_id, lfs_oid(3), **fail)
+        state.judge_lfs(lease, {lfs_oid(1): "", lfs_oid(2): "too large", lfs_oid(3): "by its path", lfs_oid(77): "x"})
+        assert self.all_counts(state, lease) == ((1, 0, 1, 0, 1, 0), (2, 5))
+        assert state.lfs_left_out(mirror_id, [lfs_oid(2), lfs_oid(3)]) == {
+            lfs_oid(2): "too large",
+            lfs_oid(3): "by its path",
+        }
+        state.lfs_failed(mirror_id, lfs_oid(2), **fail)
+        assert self.all_counts(state, lease) == ((1, 0, 1, 0, 1, 0), (2, 5)), "nobody asks for it"
+        state.judge_lfs(lease, {lfs_oid(2): "older", lfs_oid(3): ""})
+        assert self.all_counts(state, lease) == ((2, 0, 2, 0, 4, 0), (1, 2))
+        assert state.lfs_left_out(mirror_id, [lfs_oid(2), lfs_oid(3)]) == {lfs_oid(2): "older"}
+        assert self.oids(state) == [lfs_oid(1), lfs_oid(3)]
+
+    def test_what_is_here_stays_here_whatever_is_left_out(self, state, lease, clock):
+        state.add_scan(lease, [blob(1), blob(2)], scanned=None)
+        state.lfs_arrived([lfs_oid(1)])
+        state.judge_lfs(lease, {lfs_oid(1): "too large", lfs_oid(2): "too large"})
+        assert self.all_counts(state, lease) == ((1, 1, 0, 0, 10, 10), (1, 10))
+        state.lfs_lost([lfs_oid(1)])
+        assert self.all_counts(state, lease) == ((0, 0, 0, 0, 0, 0), (2, 20))
+        clock.advance(1)
+        assert self.oids(state) == []
+        state.lfs_arrived([lfs_oid(2)])
+        assert self.all_counts(state, lease) == ((1, 1, 0, 0, 10, 10), (1, 10))
+        state.judge_lfs(lease, {lfs_oid(1): "", lfs_oid(2): ""})
+        state.lfs_lost([lfs_oid(2)])
+        clock.advance(1)
+        assert self.oids(state) == [lfs_oid(1), lfs_oid(2)]
+
+    def test_what_another_mirror_has_is_here_though_left_out(self, state, lease):
+        state.add_scan(lease, [blob(1)], scanned=None)
+        state.lfs_arrived([lfs_oid(1)])
+        state.enrol(new("example.org/z/z"))
+        other = state.claim("w", lease_seconds=1e9)
+        state.add_scan(other, [blob(1), blob(2)], scanned=None, left_out="too large")
+        assert self.all_counts(state, other) == ((1, 1, 0, 0, 10, 10), (1, 10))
+        assert state.lfs_left_out(other.mirror.id, [lfs_oid(1), lfs_oid(2)]) == {lfs_oid(2): "too large"}
+
+    def test_the_selection_is_named_once_all_are_judged(self, state, lease):
+        assert state.mirror_by_id(lease.mirror.id).lfs_selection == ""
+        state.add_scan(lease, [blob(n) for n in range(6000)], scanned=None, left_out="not judged yet")
+        state.judge_lfs(lease, {lfs_oid(n): "" for n in range(1, 6000)})
+        assert state.mirror_by_id(lease.mirror.id).lfs_selection == ""
+        state.judge_lfs(lease, {lfs_oid(0): "x"}, selection="s1")
+        assert state.mirror_by_id(lease.mirror.id).lfs_selection == "s1"
+        assert self.all_counts(state, lease) == ((5999, 0, 5999, 0, 59990, 0), (1, 10))
+
+    def test_a_lost_lease_judges_nothing(self, state, lease, clock):
+        state.add_scan(lease, [blob(1)], scanned=None)
+        state.finish(lease, report(clock))
+        with pytest.raises(LeaseLost):
+            state.judge_lfs(lease, {lfs_oid(1): "x"}, selection="s1")
+        assert self.all_counts(state, lease) == ((1, 0, 1, 0, 10, 0), (0, 0))
+        assert state.mirror_by_id(lease.mirror.id).lfs_selection == ""
+
+    def test_forgotten_references_count_no_more_among_those_left_out(self, state, lease):
+        state.add_scan(lease, [blob(1), blob(2)], scanned=None, left_out="x")
+        state.add_scan(lease, [blob(3)], scanned=None)
+        state.replace_references(lease, frozenset({git_oid(1), git_oid(3)}))
+        assert self.all_counts(state, lease) == ((1, 0, 1, 0, 10, 0), (1, 10))
 
     def test_lost_objects_are_wanted_again(self, state, lease, clock):
         state.add_scan(lease, [blob(1)], scanned=None)
