@@ -122,8 +122,9 @@ def progress_document(progress: Progress | None, now: float) -> Document | None:
         "unit": "bytes" if progress.kind is Kind.LFS else "commits",
         "done": progress.done,
         "total": progress.total,
-        "items": progress.items,
-        "items_total": progress.items_total,
+        "percent": _percent(progress),
+        "objects": progress.items,
+        "objects_total": progress.items_total,
         "received_bytes": progress.received,
         "rate_bytes_per_second": None if stale else int(progress.rate),
         "remaining_seconds": None if remaining is None else math.ceil(remaining),
@@ -134,6 +135,11 @@ def progress_document(progress: Progress | None, now: float) -> Document | None:
         "at": rfc3339(progress.at),
         "stale": stale,
     }
+
+
+def _percent(progress: Progress) -> int | None:
+    """Return how much is done, rounded down; ``None`` while nobody knows of how much."""
+    return max(0, min(100, progress.done * 100 // progress.total)) if progress.total else None
 
 
 def last_run_document(run: LastRun) -> Document:
@@ -304,6 +310,9 @@ def _remedies(mirror: Mirror, verdict: Health) -> tuple[str, ...]:
         ),
         "MS-H004": (
             'known_missing = "publish" for this mirror in the configuration serves the refs without the objects',
+        ),
+        "MS-H009": (
+            "name a nearer source of the repository (accelerators) or a place of its single files (raw_url), or use a better link",
         ),
         "MS-A401": (
             'give a token that may read it: token_file under [upstream."HOST"]; changing that file needs no restart',

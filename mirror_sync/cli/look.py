@@ -11,7 +11,7 @@ from mirror_sync.cli import choosing
 from mirror_sync.cli.opening import opened, told
 from mirror_sync.cli.options import Command
 from mirror_sync.cli.output import Output, health_text, size, span
-from mirror_sync.cli.progress import arrived, brief, doing, objects, pace, percent, share
+from mirror_sync.cli.progress import arrived, brief, doing, objects, pace
 from mirror_sync.domain.runs import Activity, Health
 from mirror_sync.errors import NotFound
 from mirror_sync.ports import MirrorFilter
@@ -107,11 +107,10 @@ def _progress_rows(progress: Document | None) -> list[tuple[str, str]]:
     """Return what is under way, how fast it goes and where it comes from."""
     if progress is None:
         return []
-    part = share(progress)
     far = ", ".join(
         text
         for text in (
-            percent(part) if part is not None else "",
+            f"{progress['percent']} %" if progress["percent"] is not None else "",
             f"{objects(progress)} LFS objects" if objects(progress) else "",
             arrived(progress),
             f"{size(progress['received_bytes'])} received",

@@ -41,11 +41,6 @@ def share(progress: Document) -> float | None:
     return float(min(1.0, max(0.0, progress["done"] / progress["total"])))
 
 
-def percent(part: float) -> str:
-    """Return a share as people say it; it is 100 % only when everything is there."""
-    return f"{int(part * 100)} %"
-
-
 def arrived(progress: Document) -> str:
     """Return how much of it is here, in its own unit."""
     done, total = progress["done"], progress["total"]
@@ -56,9 +51,9 @@ def arrived(progress: Document) -> str:
 
 def objects(progress: Document) -> str:
     """Return how many LFS objects have arrived, where they are counted."""
-    if progress["items_total"] is not None:
-        return f"{progress['items']}/{progress['items_total']}"
-    return str(progress["items"]) if progress["items"] else ""
+    if progress["objects_total"] is not None:
+        return f"{progress['objects']}/{progress['objects_total']}"
+    return str(progress["objects"]) if progress["objects"] else ""
 
 
 def pace(progress: Document) -> list[str]:
@@ -81,8 +76,7 @@ def brief(item: Document) -> str:
     progress = item["progress"]
     if progress is None:
         return doing(item)
-    part = share(progress)
-    far = [percent(part)] if part is not None else [size(progress["received_bytes"])]
+    far = [size(progress["received_bytes"]) if progress["percent"] is None else f"{progress['percent']} %"]
     if progress["remaining_seconds"] is not None:
         far.append(f"{span(progress['remaining_seconds'])} left")
     return f"{doing(item)}, {progress['kind']} {' '.join(far)}"
@@ -158,7 +152,7 @@ def key_values(item: Document) -> str:
     }
     progress = item["progress"]
     if progress is not None:
-        told = ("kind", "way", "unit", "done", "total", "items", "items_total", "received_bytes",
+        told = ("kind", "way", "unit", "done", "total", "percent", "objects", "objects_total", "received_bytes",
                 "rate_bytes_per_second", "remaining_seconds", "connections", "cuts")  # fmt: skip
         pairs |= {key: progress[key] for key in told}
         pairs["sources"] = ",".join(progress["sources"])

@@ -8,6 +8,7 @@ from typing import Any
 
 from flask import Response
 
+from mirror_sync.actions.status import progress_document
 from mirror_sync.domain.names import MirrorName, printable
 from mirror_sync.domain.runs import Mirror
 from mirror_sync.errors import MirrorSyncError, NotFound, Overloaded, StateUnavailable, UsageError
@@ -107,6 +108,18 @@ def served_mirror(name: MirrorName) -> Mirror:
     return mirror
 
 
+def _how_far(mirror: Mirror) -> list[str]:
+    told = progress_document(mirror.progress, backend().clock.now())
+    if told is None or told["percent"] is None:
+        return []
+    name = "Git" if told["unit"] == "commits" else "LFS"
+    seconds = told["remaining_seconds"]
+    left = ""
+    if seconds is not None:
+        left = f", about {round(seconds / 60)} minutes left" if seconds >= 90 else ", about a minute left"
+    return [f"{name}: {told['done']} of {told['total']} {told['unit']} ({told['percent']} %){left}."]
+
+
 def never_published(mirror: Mirror) -> Refused:
     """Return the refusal of a mirror whose first fill is not done, saying how far it is and why."""
     lines = [f"{mirror.name} is being mirrored for the first time and cannot be cloned yet."]
@@ -117,5 +130,6 @@ def never_published(mirror: Mirror) -> Refused:
         lines.append(f"The last attempt failed, {last.code}: {printable(last.message)}")
     if mirror.lfs.wanted:
         lines.append(f"LFS objects: {mirror.lfs.present} of {mirror.lfs.wanted} are here.")
+    lines += _how_far(mirror)
     lines.append(f"Until then use its upstream: {mirror.upstream}")
     return Refused(503, "\n".join(lines), retry_after=RETRY_SECONDS)

@@ -17,7 +17,7 @@ from mirror_sync import __version__
 from mirror_sync.domain.names import printable, ref_bytes
 from mirror_sync.web.backend import backend
 from mirror_sync.web.language import LANGUAGES, current_language
-from mirror_sync.web.words import ACTIVITY, CODES, HEALTH, OUTCOME, WORDS, Sign
+from mirror_sync.web.words import ACTIVITY, CODES, HEALTH, OUTCOME, WAYS, WORDS, Sign
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -32,18 +32,20 @@ def moment(value: str | float | None) -> float | None:
 
 
 def span(seconds: float) -> str:
-    """Return a length of time in at most two units: ``2h14m``, ``6m``, ``40s``, ``3d4h``."""
+    """Return a length of time in at most two units: ``2h14m``, ``6m``, ``40s``, ``3d4h``; in Chinese ``2 小时 14 分钟``."""
     whole = max(0, int(seconds))
     days, rest = divmod(whole, 86400)
     hours, rest = divmod(rest, 3600)
     minutes, left = divmod(rest, 60)
     if days:
-        return f"{days}d{hours}h" if hours else f"{days}d"
-    if hours:
-        return f"{hours}h{minutes}m" if minutes else f"{hours}h"
-    if minutes:
-        return f"{minutes}m"
-    return f"{left}s"
+        text = gettext("%(days)dd%(hours)dh", days=days, hours=hours) if hours else gettext("%(days)dd", days=days)
+    elif hours and minutes:
+        text = gettext("%(hours)dh%(minutes)dm", hours=hours, minutes=minutes)
+    elif hours:
+        text = gettext("%(hours)dh", hours=hours)
+    else:
+        text = gettext("%(minutes)dm", minutes=minutes) if minutes else gettext("%(seconds)ds", seconds=left)
+    return str(text)
 
 
 def when(value: str | float | None) -> Markup:
@@ -81,6 +83,12 @@ def sign(which: str, kind: str) -> Markup:
 def word(text: str) -> str:
     """Return one of our words in the visitor's language."""
     return gettext(WORDS[text]) if text in WORDS else text
+
+
+def way(name: str) -> Markup:
+    """Return a way of fetching by its name, with what it is behind it."""
+    meaning = gettext(WAYS[name]) if name in WAYS else ""
+    return Markup('<code>{0}</code> <span class="quiet">{1}</span>').format(name, meaning)
 
 
 def sentence(text: str) -> str:
@@ -144,7 +152,7 @@ def install_filters(app: Flask) -> None:
     filters: dict[str, Callable[..., object]] = {
         "when": when, "span": span, "size": size, "sign": sign, "word": word, "sentence": sentence,
         "code_title": code_title, "code_link": code_link, "mirror_url": mirror_url, "ref_query": ref_query,
-        "short": short, "printable": printable,
+        "short": short, "printable": printable, "way": way,
     }  # fmt: skip
     app.jinja_env.filters.update({name: _each_time(filter_) for name, filter_ in filters.items()})
     app.context_processor(_context)

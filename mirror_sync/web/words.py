@@ -69,6 +69,18 @@ WORDS: Mapping[str, str] = {
     "record": _n("recording"),
 }
 
+WAYS: Mapping[str, str] = {
+    "plain": _n("everything that is new in one pack"),
+    "graph": _n("commits alone, to know what to ask for"),
+    "ladder": _n("closed ranges of commits, oldest first"),
+    "objects": _n("single objects by their ids"),
+    "blob": _n("one large file in parts"),
+    "tips": _n("ref by ref, since the server gives nothing else"),
+    "stock": _n("ref by ref by an old protocol, since the server speaks no other"),
+    "parts": _n("LFS objects in parts"),
+}
+"""What each way of fetching is; its own name stands beside it."""
+
 SENTENCES: tuple[str, ...] = (
     _n("no observation was confirmed within the objective"),
     _n("the first fill is not complete yet"),
@@ -76,6 +88,9 @@ SENTENCES: tuple[str, ...] = (
     _n('give a token that may read it: token_file under [upstream."HOST"]; changing that file needs no restart'),
     _n("check the address, and whether it takes a token to see it; nothing is deleted here"),
     _n("free space on the volume, or lower storage.reserve"),
+    _n(
+        "name a nearer source of the repository (accelerators) or a place of its single files (raw_url), or use a better link"
+    ),
     _n("add the fault to relaxed = [...] of the mirror in the configuration, if it is known to be harmless"),
     _n('known_missing = "publish" for this mirror in the configuration serves the refs without the objects'),
 )
@@ -145,8 +160,15 @@ CODES: Mapping[str, Explanation] = {
     ),
     "MS-H005": Explanation(_n("The ref waits for LFS objects that are not here yet."), _WAIT),
     "MS-H006": Explanation(_n("The ref waits for another ref that cannot exist beside it."), _WAIT),
+    "MS-H007": Explanation(
+        _n("The run made way for others; what arrived is kept and the rest goes on by itself."), _WAIT
+    ),
     "MS-H008": Explanation(
         _n("Upstream has a ref whose name no client could hold; it is left out."), _n("Rename the ref upstream.")
+    ),
+    "MS-H009": Explanation(
+        _n("A Git object is too large for this link."),
+        _n("Name a nearer source of the repository or a place of its single files, or use a better link."),
     ),
     "MS-L400": Explanation(_n("The LFS server refuses an object."), _WAIT),
     "MS-L401": Explanation(

@@ -30,6 +30,7 @@ from mirror_sync.bootstrap import App
 from mirror_sync.config import SecretFile, ServerSettings, ServeSettings, Settings, StorageSettings, WebhookSettings
 from mirror_sync.domain.names import GitOid, LfsOid, MirrorName, RefName, ref_from_bytes
 from mirror_sync.domain.pointers import Pointer, PointerBlob
+from mirror_sync.domain.progress import Kind, Progress, Way
 from mirror_sync.domain.refs import Change, Hold, ObjectFormat, RefSnapshot
 from mirror_sync.domain.runs import KeptTip, NewMirror, Outcome, PublishIntent, RefJournalEntry, RunId, RunReport
 from mirror_sync.ports import PublishRequest
@@ -55,6 +56,9 @@ class MirrorSpec:
     failure: tuple[str, str] | None = None
     paused: str | None = None
     removing: bool = False
+    left_out: list[str] = field(default_factory=list)
+    progress: dict[str, Any] | None = None
+    """A fetch or transfer under way, by the fields of :class:`Progress`; ``age`` says how long ago it was told of."""
 
 
 def oid_of(content: str) -> str:
@@ -136,13 +140,15 @@ class World(App):
         lease = state.claim("w1", lease_seconds=60.0)
         assert lease is not None
         pointers = [
-            Pointer(LfsOid(oid_of(text)), len(text)) for text in [*spec.objects, *spec.queued, *spec.known_missing]
+            Pointer(LfsOid(oid_of(text)), len(text))
+            for text in [*spec.objects, *spec.queued, *spec.known_missing, *spec.left_out]
         ]
         state.add_scan(
             lease,
             [PointerBlob(GitOid(f"{index:040x}"), pointer) for index, pointer in enumerate(pointers, 1)],
             scanned=None,
         )
+        state.judge_lfs(lease, {LfsOid(oid_of(text)): "larger than 1 KiB" for text in spec.left_out})
         for text in spec.objects:
             raw = text.encode("latin-1")
             with self.objects.incomplete(Pointer(LfsOid(oid_of(text)), len(raw))) as part:
@@ -180,7 +186,18 @@ class World(App):
             state.set_paused(mirror.id, reason=spec.paused)
         if spec.removing:
             state.set_removing(mirror.id, at=now + 3600)
+        if spec.progress is not None:
+            state.note_progress(mirror.id, progress_of(spec.progress, now))
         state.beat("w1")
+
+
+def progress_of(told: dict[str, Any], now: float) -> Progress:
+    fields = dict(told)
+    age = fields.pop("age", -3600.0)  # by default it stays news as long as a test may take
+    return Progress(
+        Kind(fields.pop("kind")), Way(fields.pop("way")), sources=tuple(fields.pop("sources", ())),
+        began_at=now - age - 60.0, at=now - age, **fields,
+    )  # fmt: skip
 
 
 def make_world(root: Path, mirrors: dict[str, MirrorSpec], **changes: Any) -> World:

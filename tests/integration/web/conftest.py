@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
@@ -11,6 +12,14 @@ from tests.support.web_world import MirrorSpec, World, make_world
 
 NAME = "git.example/acme/model"
 HOSTILE = "refs/heads/<script>alert(1)</script>"
+GIT_UNDER_WAY: dict[str, Any] = {
+    "kind": "git", "way": "ladder", "done": 1000, "total": 4000, "received": 412_000_000, "rate": 2_500_000.0,
+    "connections": 1, "cuts": 3, "sources": ["git.example", "<b>near</b>.example"],
+}  # fmt: skip
+LFS_UNDER_WAY: dict[str, Any] = {
+    "kind": "lfs", "way": "parts", "done": 61_000_000_000, "total": 198_000_000_000, "received": 62_000_000_000,
+    "rate": 84_000_000.0, "connections": 8, "cuts": 2, "items": 37, "items_total": 120,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +50,11 @@ def world(tmp_path_factory: pytest.TempPathFactory, source: UpstreamRepo) -> Ite
         NAME: spec,
         "git.example/acme/other": MirrorSpec(objects=["foreign bytes"]),
         "git.example/acme/new": MirrorSpec(queued=["x1", "x2"]),
+        "git.example/acme/moving": MirrorSpec(progress=GIT_UNDER_WAY),
+        "git.example/acme/filling": MirrorSpec(
+            repository=str(source.path), objects=["here"], queued=["q1"], left_out=["L" * 4000], progress=LFS_UNDER_WAY
+        ),
+        "git.example/acme/silent": MirrorSpec(progress=GIT_UNDER_WAY | {"age": 60.0}),
         "git.example/acme/broken": MirrorSpec(failure=("MS-U503", "cannot <i>connect</i>")),
         "git.example/acme/asleep": MirrorSpec(repository=str(source.path), paused="<u>holiday</u>"),
         "git.example/acme/going": MirrorSpec(repository=str(source.path), removing=True),

@@ -86,7 +86,7 @@ def test_the_list_has_pages_with_a_relative_next_link(client: FlaskClient) -> No
         path = link[1:].partition(">")[0]
         assert path.startswith("/api/v1/mirrors?")
     assert names == sorted(names)
-    assert len(names) == 6
+    assert len(names) == 9
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,44 @@ def test_what_did_not_change_is_not_sent_again(client: FlaskClient) -> None:
 def test_status_counts(client: FlaskClient) -> None:
     document = client.get("/api/v1/status").json
     assert document is not None
-    assert document["mirrors"] == 6
-    assert sum(document["by_health"].values()) == 6
-    assert document["lag_within"]["+Inf"] == 6
+    assert document["mirrors"] == 9
+    assert sum(document["by_health"].values()) == 9
+    assert document["lag_within"]["+Inf"] == 9
+
+
+def test_a_document_says_how_far_a_fetch_is_and_what_is_left_out(client: FlaskClient) -> None:
+    moving = client.get("/api/v1/mirrors/by-name/git.example/acme/moving").json
+    assert moving is not None
+    told = moving["progress"]
+    assert (told["kind"], told["way"], told["unit"], told["percent"]) == ("git", "ladder", "commits", 25)
+    assert (told["done"], told["total"], told["objects"], told["objects_total"]) == (1000, 4000, 0, None)
+    assert (told["received_bytes"], told["rate_bytes_per_second"]) == (412_000_000, 2_500_000)
+    assert (told["remaining_seconds"], told["connections"], told["cuts"]) == (180, 1, 3)
+    assert told["sources"] == ["git.example", "<b>near</b>.example"]
+    assert told["stale"] is False
+    silent = client.get("/api/v1/mirrors/by-name/git.example/acme/silent").json
+    assert silent is not None
+    assert silent["progress"]["stale"] is True
+    assert silent["progress"]["rate_bytes_per_second"] is None
+    filling = client.get("/api/v1/mirrors/by-name/git.example/acme/filling").json
+    assert filling is not None
+    assert filling["progress"]["objects_total"] == 120
+    assert filling["lfs"]["missing"] == 1
+    assert (filling["lfs"]["left_out"], filling["lfs"]["left_out_bytes"]) == (1, 4000)
+    still = client.get(BY_NAME).json
+    assert still is not None
+    assert still["progress"] is None
+    totals = client.get("/api/v1/status").json
+    assert totals is not None
+    assert totals["lfs"]["left_out"] == 1
+
+
+def test_a_clone_that_is_too_early_is_told_how_far_it_is(client: FlaskClient) -> None:
+    answer = client.get("/git.example/acme/moving/info/refs?service=git-upload-pack")
+    assert answer.status_code == 503
+    assert "Git: 1000 of 4000 commits (25 %), about 3 minutes left.\n" in answer.text
+    silent = client.get("/git.example/acme/silent/info/refs?service=git-upload-pack")
+    assert "Git: 1000 of 4000 commits (25 %).\n" in silent.text
 
 
 def test_nothing_can_be_changed(client: FlaskClient) -> None:

@@ -21,6 +21,9 @@ PAGES = [
     f"/mirrors/{NAME}",
     f"/mirrors/{NAME}?prefix=%22%3E%3Cscript%3E",
     "/mirrors/git.example/acme/new",
+    "/mirrors/git.example/acme/moving",
+    "/mirrors/git.example/acme/filling",
+    "/mirrors/git.example/acme/silent",
     "/mirrors/git.example/acme/broken",
     "/mirrors/git.example/acme/asleep",
     "/mirrors/git.example/acme/going",
@@ -31,7 +34,7 @@ PAGES = [
 ALLOWED = {
     "html", "head", "meta", "title", "link", "body", "a", "header", "main", "footer", "h1", "h2", "p", "section",
     "div", "table", "thead", "tbody", "tr", "th", "td", "span", "code", "pre", "time", "form", "label", "input",
-    "select", "option", "button", "nav", "ul", "li", "dl", "dt", "dd", "meter", "q",
+    "select", "option", "button", "nav", "ul", "li", "dl", "dt", "dd", "meter", "q", "progress", "strong",
 }  # fmt: skip
 VOID = {"meta", "link", "input"}
 
@@ -130,6 +133,88 @@ def test_a_mirrors_page_says_what_people_ask(client: FlaskClient) -> None:
     chinese = client.get(f"/mirrors/{NAME}?lang=zh").text
     for word in ("不完整", "该引用需要一个上游自己也没有的 LFS 对象。", "保留的旧提交", "排队中"):
         assert word in chinese, word
+
+
+def test_a_page_shows_how_far_a_fetch_is(client: FlaskClient) -> None:
+    page = client.get("/mirrors/git.example/acme/moving").text
+    section = text_of(page[page.index('id="progress"') : page.index('id="why"')])
+    assert re.search(r'<progress aria-label="Progress of git.example/acme/moving" max="100" value="25">25 %<', page)
+    for told in (
+        "25 %",
+        "ladder",
+        "oldest first",
+        "1000/4000",
+        "412 MB",
+        "2.5 MB/s",
+        "about 3m",
+        "<b>near</b>.example",
+    ):
+        assert told in section, told
+    assert re.search(r"Connections\s+1\s+Cuts survived\s+3\s", section)
+    assert 'http-equiv="refresh" content="5"' in page
+    assert "<b>near" not in page
+    chinese = client.get("/mirrors/git.example/acme/moving?lang=zh").text
+    for told in ("进度", "git.example/acme/moving 的进度", "逐段取回", "约 3 分钟", "断线后续传次数", "2.5 MB/s"):
+        assert told in chinese, told
+
+
+def test_a_page_shows_lfs_objects_on_their_way_and_left_out_ones_as_such(client: FlaskClient) -> None:
+    page = client.get("/mirrors/git.example/acme/filling").text
+    told = text_of(page[page.index('id="progress"') : page.index('id="why"')])
+    for figure in ("30 %", "37/120", "61 GB/198 GB", "84 MB/s", "about 27m", "parts"):
+        assert figure in told, figure
+    assert re.search(r"Connections\s+8\s+Cuts survived\s+2\s", told)
+    lfs = text_of(page[page.index('id="lfs"') : page.index('id="missing"')])
+    assert re.search(r"missing\s+1\s", lfs)
+    assert re.search(r"left out by choice\s+1 \(4 kB\)", lfs)
+    assert "L" * 10 not in page
+    assert "按设置不取" in client.get("/mirrors/git.example/acme/filling?lang=zh").text
+
+
+def test_progress_that_nobody_tells_of_any_more_is_shown_as_such(client: FlaskClient) -> None:
+    page = client.get("/mirrors/git.example/acme/silent").text
+    told = text_of(page[page.index('id="progress"') : page.index('id="why"')])
+    assert re.search(r"nothing heard since:\s+1m ago", told)
+    assert "Rate" not in told
+    assert "Remaining" not in told
+    assert re.search(
+        r"此后没有消息：\s*<time[^>]*>1 分钟前</time>", client.get("/mirrors/git.example/acme/silent?lang=zh").text
+    )
+
+
+def test_the_overview_shows_what_is_under_way(client: FlaskClient) -> None:
+    page = client.get("/").text
+    rows = page[page.index('id="running"') :].split("<tr>")[2:]
+    shown = {name: text_of(row) for row in rows for name in re.findall(r'href="/mirrors/git.example/acme/(\w+)"', row)}
+    assert set(shown) == {"moving", "filling", "silent"}
+    assert re.search(r"25 %\s+1000/4000 commits", shown["moving"])
+    assert re.search(r"30 %\s+37/120 LFS objects, 61 GB/198 GB", shown["filling"])
+    assert re.search(r"84 MB/s\s+27m", shown["filling"])
+    assert "nothing heard since:" in shown["silent"]
+    assert page.count("<progress ") == 3
+    assert 'http-equiv="refresh" content="10"' in page
+    assert "left out by choice" in page
+    listed = client.get("/mirrors?q=moving").text
+    assert "25 %" in listed
+
+
+def test_times_are_in_the_language_of_the_page(client: FlaskClient) -> None:
+    for seconds, english, chinese in (
+        (40, "40s", "40 秒"),
+        (360, "6m", "6 分钟"),
+        (8040, "2h14m", "2 小时 14 分钟"),
+        (7200, "2h", "2 小时"),
+        (3 * 86400 + 4 * 3600, "3d4h", "3 天 4 小时"),
+        (86400, "1d", "1 天"),
+    ):
+        for language, expected in (("en", english), ("zh", chinese)):
+            with client.application.test_request_context("/", headers={"Accept-Language": language}):
+                assert client.application.jinja_env.from_string("{{ s | span }}").render(s=seconds) == expected
+
+
+def text_of(fragment: str) -> str:
+    """The text that a browser shows of a piece of a page."""
+    return html.unescape(re.sub(r"<[^>]*>?", " ", fragment))
 
 
 def test_refs_are_found_by_prefix_and_page(client: FlaskClient) -> None:

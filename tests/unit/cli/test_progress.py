@@ -10,7 +10,7 @@ import pytest
 from mirror_sync.actions.status import FORGOTTEN_SECONDS, progress_document
 from mirror_sync.cli.options import Globals
 from mirror_sync.cli.output import Output, width
-from mirror_sync.cli.progress import Board, bar, brief, key_values, line, percent, share
+from mirror_sync.cli.progress import Board, bar, brief, key_values, line, share
 from mirror_sync.domain.progress import SILENT_SECONDS, Kind, Progress, Way
 
 NAME = "github.com/acme/model"
@@ -109,7 +109,8 @@ def test_a_bar_fills_by_half_cells_and_is_full_only_at_the_end() -> None:
     assert bar(0.999) == "━" * 9 + "╸"
     assert bar(1.0) == "━" * 10
     assert bar(0.5, plain=True) == "#####-----"
-    assert percent(0.999) == "99 %"
+    assert item(git(done=399))["progress"]["percent"] == 99
+    assert item(git(done=500))["progress"]["percent"] == 100
     assert share(item(git(done=500))["progress"]) == 1.0
     assert share(item(git(total=0))["progress"]) is None
 

@@ -13,9 +13,10 @@ from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 
 from mirror_sync.actions import status
+from mirror_sync.domain.progress import Way
 from mirror_sync.domain.refs import Change
 from mirror_sync.domain.runs import Activity, Health, Outcome, Step, Trigger
-from mirror_sync.web.words import ACTIVITY, CODES, HEALTH, OUTCOME, SENTENCES, WORDS
+from mirror_sync.web.words import ACTIVITY, CODES, HEALTH, OUTCOME, SENTENCES, WAYS, WORDS
 
 ROOT = Path(__file__).parents[3]
 WEB = ROOT / "mirror_sync" / "web"
@@ -76,7 +77,15 @@ def test_every_code_has_its_page() -> None:
 
 @pytest.mark.parametrize(
     ("enumeration", "table"),
-    [(Health, HEALTH), (Activity, ACTIVITY), (Outcome, OUTCOME), (Trigger, WORDS), (Step, WORDS), (Change, WORDS)],
+    [
+        (Health, HEALTH),
+        (Activity, ACTIVITY),
+        (Outcome, OUTCOME),
+        (Trigger, WORDS),
+        (Step, WORDS),
+        (Change, WORDS),
+        (Way, WAYS),
+    ],
 )
 def test_every_word_of_ours_has_its_sign(enumeration: type[Health], table: dict[str, object]) -> None:
     assert {member.value for member in enumeration} <= set(table)
