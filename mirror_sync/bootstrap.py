@@ -7,25 +7,31 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
 
 from mirror_sync import __version__
 from mirror_sync.actions import enrol as enrolment
 from mirror_sync.actions import history, maintain, reread, status, sweep, trigger
+from mirror_sync.actions.clone import CloneWorld
 from mirror_sync.actions.outcome import record_crash
 from mirror_sync.actions.sync import sync
 from mirror_sync.actions.transfer import TransferLimits
 from mirror_sync.actions.world import Policy, World
 from mirror_sync.clock import SystemClock
-from mirror_sync.config import Settings, UpstreamRule
-from mirror_sync.domain.names import MirrorName, parse_upstream_url
+from mirror_sync.config import SecretFile, Settings, UpstreamRule
+from mirror_sync.config.environment import environment_proxy
+from mirror_sync.domain.names import MirrorName, UpstreamUrl, parse_upstream_url
 from mirror_sync.domain.runs import Delivery, Lease, Mirror, RunReport
-from mirror_sync.errors import StorageFailed, StorageForeign
+from mirror_sync.errors import MirrorSyncError, StorageFailed, StorageForeign
 from mirror_sync.ports import (
+    CloneOrder,
+    Credential,
     GitRepositories,
     GitRepository,
     Keep,
@@ -33,12 +39,14 @@ from mirror_sync.ports import (
     ObjectStore,
     Serving,
     StateStore,
+    Telemetry,
     Upstream,
     Waker,
 )
 from mirror_sync.threads import ThreadParallel
 
 if TYPE_CHECKING:
+    from mirror_sync.repos.worktree import GitCredentials, OwnersSettings
     from mirror_sync.telemetry import LoggingTelemetry, Metrics
     from mirror_sync.upstream import Access, Connections
 
@@ -399,6 +407,148 @@ class App:
 def build(settings: Settings, *, role: str) -> App:
     """Return the App of one process; ``role`` is ``web``, ``worker`` or ``cli``."""
     return App(settings, role=role)
+
+
+def clone_world(
+    order: CloneOrder,
+    directory: Path,
+    *,
+    environment: Mapping[str, str],
+    telemetry: Telemetry,
+    proxy: str = "",
+    token_file: Path | None = None,
+    ask: Callable[[str], Credential | None],
+) -> tuple[CloneWorld, Callable[[], None]]:
+    """Return what a person's own clone needs, without configuration or database, and what releases it.
+
+    The owner's git configuration and ``environment`` say how the host is reached, where
+    ``proxy`` does not; ``ask`` is asked for a user name and a password for a host when
+    neither ``token_file`` nor a credential helper knows one.
+    """
+    from mirror_sync.lfs_store import FileObjectStore
+    from mirror_sync.repos.worktree import RESERVE_BYTES, CloneDirectory, GitCredentials, OwnersSettings
+    from mirror_sync.upstream import Connections, HttpUpstream
+
+    clock = SystemClock()
+    settings = OwnersSettings(environment)
+    url = _rewritten(settings, order.url)
+    place = CloneDirectory(directory, order, environment=environment, clock=clock)
+    token = SecretFile("--token-file", token_file.expanduser().absolute()) if token_file is not None else None
+    connections = Connections(clock=clock, telemetry=telemetry)
+    roads = _Roads(url, settings, environment, proxy=proxy, token=token)
+
+    def open_upstream(credential: Credential | None) -> Upstream:
+        return HttpUpstream(
+            url,
+            rule=roads.to(url, credential),
+            rules=roads.to_stranger,
+            connections=connections,
+            clock=clock,
+            telemetry=telemetry,
+        )
+
+    def open_lfs(server: str, credential: Credential | None) -> Upstream | None:
+        try:
+            parts = urlsplit(server)
+            address = parse_upstream_url(f"{parts.scheme}://{parts.netloc}/lfs")
+        except (MirrorSyncError, ValueError):
+            return None
+        rule = roads.to(address, credential) if address.netloc == url.netloc else roads.to_stranger(address.netloc)
+        return HttpUpstream(
+            address,
+            rule=rule,
+            rules=roads.to_stranger,
+            connections=connections,
+            clock=clock,
+            telemetry=telemetry,
+            lfs_server=server.rstrip("/"),
+        )
+
+    def open_objects() -> ObjectStore:
+        return FileObjectStore(place.lfs_directory, reserve_bytes=RESERVE_BYTES, clock=clock)
+
+    helper = GitCredentials(environment, scheme=url.scheme, netloc=url.netloc, path=url.path)
+    world = CloneWorld(
+        place=place,
+        open_upstream=open_upstream,
+        open_lfs=open_lfs,
+        open_objects=open_objects,
+        credentials=None if token is not None else _Keys(helper, lambda: ask(url.netloc)),
+        clock=clock,
+        parallel=ThreadParallel("transfer"),
+        telemetry=telemetry,
+    )
+    return world, connections.close
+
+
+def _rewritten(settings: OwnersSettings, url: str) -> UpstreamUrl:
+    """Return where the owner's git would fetch ``url`` from, when that is a way that is spoken here."""
+    try:
+        return parse_upstream_url(settings.rewritten(url))
+    except MirrorSyncError:
+        return parse_upstream_url(url)
+
+
+class _Keys:
+    """Git's credential helpers, and behind them the person at the terminal."""
+
+    def __init__(self, helper: GitCredentials, ask: Callable[[], Credential | None]) -> None:
+        self._ask = ask
+        self._helper = helper
+        self.approve = helper.approve
+        self.reject = helper.reject
+
+    def fill(self) -> Credential | None:
+        return self._helper.fill() or self._ask()
+
+
+class _Roads:
+    """How hosts are reached from a person's machine: the one named on the command line is trusted as typed."""
+
+    def __init__(
+        self,
+        url: UpstreamUrl,
+        settings: OwnersSettings,
+        environment: Mapping[str, str],
+        *,
+        proxy: str,
+        token: SecretFile | None,
+    ) -> None:
+        self._url = url
+        self._settings = settings
+        self._environment = environment
+        self._proxy = proxy
+        self._token = token
+
+    def to(self, url: UpstreamUrl, credential: Credential | None) -> Access:
+        from mirror_sync.upstream import Access
+
+        plain = Access(
+            allow_http=url.scheme == "http",
+            allow_private=True,
+            token=self._token.read if self._token is not None else None,
+            proxy=self._way_out(url.netloc, str(url)),
+            ca_file=self._settings.ca_file(str(url)),
+        )
+        if credential is None:
+            return plain
+        return replace(plain, username=credential.username, token=lambda: credential.password)
+
+    def to_stranger(self, netloc: str) -> Access:
+        from mirror_sync.upstream import Access
+
+        if netloc == self._url.netloc:
+            return replace(self.to(self._url, None), token=None)
+        url = f"https://{netloc}/"
+        return Access(proxy=self._way_out(netloc, url), ca_file=self._settings.ca_file(url))
+
+    def _way_out(self, netloc: str, url: str) -> str:
+        if self._proxy:
+            return "" if self._proxy == "none" else self._proxy
+        configured = self._settings.proxy(url)
+        if configured:
+            return configured if "://" in configured else f"http://{configured}"
+        return environment_proxy(netloc, self._environment)
 
 
 def upgrade_database(settings: Settings) -> str:

@@ -30,6 +30,7 @@ class Entry:
 
 COMMANDS: dict[str, Entry] = {
     "quickstart": Entry("quickstart:quickstart", "Run a mirror of these repositories in the foreground."),
+    "clone": Entry("clone:clone", "Clone a repository with its LFS files over any link."),
     "serve": Entry("serve:serve", "Run the daemon."),
     "add": Entry("keep:add", "Mirror repositories."),
     "ls": Entry("look:ls", "List mirrors."),

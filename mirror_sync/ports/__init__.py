@@ -5,7 +5,7 @@ and ``tests/contract`` holds the suite that every implementation passes.  All me
 may be called from any thread unless they say otherwise.
 """
 
-from mirror_sync.ports.cloning import CloneOrder, ClonePlace, Credential, Credentials, Draft, Standing
+from mirror_sync.ports.cloning import CloneOrder, ClonePlace, CloneReport, Credential, Credentials, Draft, Standing
 from mirror_sync.ports.filling import BlobPart, Filling, Gap, Goal, Stretch, Taken
 from mirror_sync.ports.objects import Incomplete, ObjectStore
 from mirror_sync.ports.repository import (
@@ -38,6 +38,7 @@ __all__ = [
     "Clock",
     "CloneOrder",
     "ClonePlace",
+    "CloneReport",
     "Credential",
     "Credentials",
     "Draft",

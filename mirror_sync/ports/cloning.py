@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -64,6 +64,14 @@ class Draft:
     """What git itself remarked."""
 
 
+@dataclass(frozen=True, slots=True)
+class CloneReport:
+    """How a clone ended: ``missing`` says what is not as upstream has it, ``notes`` what is worth knowing besides."""
+
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 class ClonePlace(Protocol):
     """The directory of one clone; what is unfinished lies in its git directory, under ``mirror-sync``.
 
@@ -80,9 +88,6 @@ class ClonePlace(Protocol):
 
     def begin(self) -> None:
         """Write the order down; does nothing when it is there."""
-
-    def abandon(self) -> None:
-        """Take away everything again, the directory too where it was made for this, when no byte has come yet."""
 
     @property
     def repository(self) -> GitRepository:
@@ -106,15 +111,14 @@ class ClonePlace(Protocol):
     def lfs_present(self, pointers: Iterable[Pointer]) -> set[Pointer]:
         """Return those that git-lfs has already where it will look for them."""
 
-    def settle(self, *, uses_lfs: bool, partial: bool, remarks: Sequence[str]) -> None:
-        """Note durably that the draft stands and all that it needs is here.
+    def settle(self, report: CloneReport, *, uses_lfs: bool, partial: bool) -> None:
+        """Note durably that the draft stands and all that it needs is here; ``report`` is for :meth:`finish`.
 
-        ``uses_lfs`` wants git-lfs set up; ``partial`` says that some LFS objects are not
-        here; ``remarks`` are told by :meth:`finish`.
+        ``uses_lfs`` wants git-lfs set up; ``partial`` says that some LFS objects are not here.
         """
 
-    def finish(self, *, stop: threading.Event) -> tuple[str, ...]:
-        """Check out, put everything in its place, and return what was remarked; idempotent."""
+    def finish(self, *, stop: threading.Event) -> CloneReport:
+        """Check out, put everything in its place, and return what was reported; idempotent."""
 
 
 class Credentials(Protocol):

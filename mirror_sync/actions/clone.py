@@ -1,0 +1,429 @@
+"""A person's own clone, from any git host or from a mirror: one call, repeated until it comes to its end.
+
+It reads top to bottom: look at the place, ask upstream for its refs, bring Git objects,
+let git make the clone, bring the LFS objects that its checkout needs, check out.  A
+process killed anywhere leaves what arrived, and the next call goes on with it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from mirror_sync.actions.fill import FillLimits, fill
+from mirror_sync.actions.transfer import TransferLimits, TransferReport, transfer
+from mirror_sync.domain.names import GitOid, MirrorName, RefName, printable
+from mirror_sync.domain.pointers import Pointer, TipNeed
+from mirror_sync.domain.progress import Progress
+from mirror_sync.domain.refs import Observation, RefSnapshot, choose_head
+from mirror_sync.errors import (
+    AddressRefused,
+    Interrupted,
+    MirrorSyncError,
+    RateLimited,
+    UpstreamInvalid,
+    UpstreamLacks,
+    UpstreamRefused,
+    UpstreamUnavailable,
+    UsageError,
+)
+from mirror_sync.ports import (
+    Clock,
+    CloneOrder,
+    ClonePlace,
+    CloneReport,
+    Credential,
+    Credentials,
+    Goal,
+    ObjectStore,
+    Parallel,
+    PublishRequest,
+    Standing,
+    Telemetry,
+    Upstream,
+)
+
+PATTERNS: Final = ("refs/heads/*", "refs/tags/*")
+"""What a clone fetches."""
+
+PATIENCE: Final = 6
+"""Tries in a row that bring nothing before the command ends; running it again goes on."""
+
+FIRST_PATIENCE: Final = 3
+"""The same while nothing is here yet and the address may be a mistake."""
+
+WRONG_ANSWERS: Final = 2
+NEVER_PASSES: Final = frozenset({"MS-U407", "MS-U495", "MS-L501", "MS-L509"})
+"""A proxy that does not lead there, a certificate that is not trusted, no LFS, no budget left for it."""
+
+FIRST_WAIT: Final = 1.0
+LONGEST_WAIT: Final = 60.0
+WORTH_WAITING: Final = 3600.0
+"""Seconds that upstream may ask a person to wait before the command ends instead."""
+
+NAMED: Final = 10
+"""So many files or refs are named; of the others the number is told."""
+
+SETTLED: Final = frozenset({"MS-L501"})
+"""No LFS here at all: nothing to wait for."""
+
+RUN_AGAIN: Final = "run the same command again: it goes on where it stopped"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class CloneWorld:
+    """What a clone needs of the world.
+
+    ``open_upstream`` leads to the repository with a credential or without;
+    ``open_lfs`` to an LFS server that is named by its address, ``None`` where that is not
+    spoken here.
+    """
+
+    place: ClonePlace
+    open_upstream: Callable[[Credential | None], Upstream]
+    open_lfs: Callable[[str, Credential | None], Upstream | None]
+    open_objects: Callable[[], ObjectStore]
+    credentials: Credentials | None
+    clock: Clock
+    parallel: Parallel
+    telemetry: Telemetry
+    relaxed: tuple[str, ...] = ()
+    connections: int = 8
+
+
+@dataclass(slots=True)
+class _Job:
+    order: CloneOrder
+    name: MirrorName
+    world: CloneWorld
+    stop: threading.Event
+    report: Callable[[Progress], None]
+    say: Callable[[str], None]
+    upstream: Upstream | None = None
+    credential: Credential | None = None
+    missing: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    received: int = 0
+
+    def tell(self, progress: Progress) -> None:
+        """Pass progress on and remember that something moves."""
+        self.received = max(self.received, progress.received)
+        self.report(progress)
+
+    @property
+    def source(self) -> Upstream:
+        """The way to upstream, opened when first asked for."""
+        if self.upstream is None:
+            self.upstream = self.world.open_upstream(self.credential)
+        return self.upstream
+
+
+def clone(
+    order: CloneOrder,
+    *,
+    name: MirrorName,
+    world: CloneWorld,
+    stop: threading.Event,
+    report: Callable[[Progress], None],
+    say: Callable[[str], None],
+) -> CloneReport:
+    """Make the clone that ``order`` names, or go on with it, and tell what is not as upstream has it.
+
+    ``report`` hears of progress about once a second, ``say`` of each step.  Raises
+    :class:`Conflict` when something else is in the place, what upstream says when it goes
+    on saying it, and :class:`Interrupted` once ``stop`` is set.
+    """
+    job = _Job(order, name, world, stop, report, say)
+    place = world.place
+    try:
+        observation = _observe(job, patience=FIRST_PATIENCE) if place.standing() is Standing.FRESH else None
+        with place.held():
+            if place.standing() is not Standing.MADE:
+                place.begin()
+                _bring(job, observation)
+            say("checking out" if order.checkout and not order.bare else "putting it in its place")
+            return place.finish(stop=stop)
+    finally:
+        if job.upstream is not None:
+            job.upstream.close()
+
+
+def _bring(job: _Job, observation: Observation | None) -> None:
+    """Bring everything; refs that were rewritten meanwhile are asked for again."""
+    for _ in range(PATIENCE):
+        try:
+            _bring_git(job, observation or _observe(job))
+            break
+        except UpstreamLacks as error:
+            job.world.telemetry.event("refs_moved_meanwhile", why=str(error))
+            observation = None
+            job.missing.clear()
+    else:
+        raise UpstreamUnavailable("upstream's refs move faster than they can be fetched", remedy=RUN_AGAIN)
+    _bring_rest(job)
+
+
+# ---------------------------------------------------------------- upstream
+
+
+def _observe(job: _Job, *, patience: int = PATIENCE) -> Observation:
+    """Take upstream's refs, with a credential where it wants one that somebody knows."""
+    job.say(f"asking {job.source.host} for its refs")
+    try:
+        observation = _persist(job, _ask_refs, patience=patience)
+    except UpstreamRefused as error:
+        observation = _observe_with_credential(job, error)
+    branch = job.order.branch
+    if branch and not {f"refs/heads/{branch}", f"refs/tags/{branch}"} & observation.snapshot.tips.keys():
+        raise UsageError(
+            f"upstream has no branch or tag {printable(branch)}", remedy=f"git ls-remote {job.order.url} lists them"
+        )
+    return observation
+
+
+def _observe_with_credential(job: _Job, refused: UpstreamRefused) -> Observation:
+    credentials = job.world.credentials
+    job.credential = credentials.fill() if credentials is not None else None
+    if credentials is None or job.credential is None:
+        raise UpstreamRefused(
+            refused.message,
+            why=refused.why,
+            remedy="give a token that may read it: --token-file FILE, or set up a credential helper of git",
+            code=refused.code,
+        ) from refused
+    job.source.close()
+    job.upstream = None
+    try:
+        observation = _persist(job, _ask_refs)
+    except UpstreamRefused as error:
+        credentials.reject(job.credential)
+        raise UpstreamRefused(
+            error.message,
+            why=error.why,
+            remedy="check user name and token; git's credential helper has been told that they do not work",
+            code=error.code,
+        ) from error
+    credentials.approve(job.credential)
+    return observation
+
+
+def _ask_refs(job: _Job) -> Observation:
+    observation = job.source.observe(PATTERNS)
+    assert observation is not None  # no digest was named
+    return observation
+
+
+def _persist(job: _Job, step: Callable[[_Job], T], *, patience: int = PATIENCE) -> T:
+    """Do a step again while upstream fails, as long as bytes keep coming now and then."""
+    failures, had = 0, job.received
+    while True:
+        try:
+            return step(job)
+        except UpstreamLacks:
+            raise
+        except RateLimited as error:
+            seconds = error.until - job.world.clock.now()
+            if seconds > WORTH_WAITING:
+                raise
+            job.say(f"{error.message}; waiting {max(0.0, seconds):.0f} s")
+        except (UpstreamUnavailable, UpstreamInvalid) as error:
+            failures = 0 if job.received > had else failures + 1
+            if failures >= _tries(error, patience):
+                error.remedy = error.remedy or RUN_AGAIN
+                raise
+            had = job.received
+            seconds = min(LONGEST_WAIT, FIRST_WAIT * 2.0**failures) * (0.5 + 0.5 * job.world.clock.chance())
+            job.world.telemetry.event("clone_step_failed", why=str(error), failures=failures)
+        if job.world.clock.sleep(max(0.0, seconds), stop=job.stop):
+            raise Interrupted
+
+
+def _tries(error: MirrorSyncError, patience: int) -> int:
+    """Return how often in a row this is worth asking again: a link that fails more often than an answer that is wrong."""
+    if error.code in NEVER_PASSES or (isinstance(error, UpstreamInvalid) and error.code != UpstreamInvalid.code):
+        return 1
+    return patience if isinstance(error, UpstreamUnavailable) else min(patience, WRONG_ANSWERS)
+
+
+# ---------------------------------------------------------------- git
+
+
+def _bring_git(job: _Job, observation: Observation) -> None:
+    """Bring every object of every ref, check it, and let what is sound look like upstream."""
+    repository = job.world.place.repository
+    if not repository.exists():
+        repository.create(observation.object_format)
+    repository.recover()
+    published = repository.published()
+    tips = dict(observation.snapshot.tips)
+    detached = observation.head_tip if not observation.snapshot.head else None
+    wanted = sorted({*tips.values(), *([detached] if detached is not None else [])})
+    for ref, reason in observation.refused.items():
+        job.missing.append(f"{printable(ref)}: {reason}")
+    boundary = sorted(set(published.snapshot.tips.values()))
+    fresh = [tip for tip in wanted if tip not in set(boundary)]
+    if fresh:
+        job.say(f"bringing {len(fresh)} tips")
+        _fetch(job, observation, fresh, boundary)
+    bad = _inspect(job, wanted, tips)
+    sound = {ref: oid for ref, oid in tips.items() if oid not in bad}
+    if detached in bad:
+        detached = None
+    head = choose_head(observation.snapshot, published.snapshot.head, sound)
+    snapshot = RefSnapshot(sound, head)
+    if published.number == 0 or published.snapshot != snapshot:
+        repository.promote(sorted({oid for oid in wanted if oid not in bad}))
+        request = PublishRequest(repository.next_view(), published.number, snapshot, kept=())
+        repository.publish(request, confirm=_nobody_objects)
+    elif detached is not None:
+        repository.promote([detached])
+    job.world.place.show_head(observation.snapshot.head or head, detached)
+
+
+def _nobody_objects() -> None:
+    """No lease to be confirmed: the place is locked."""
+
+
+def _fetch(job: _Job, observation: Observation, tips: Sequence[GitOid], boundary: Sequence[GitOid]) -> None:
+    """Bring ``tips`` by the engine that mirrors use."""
+    repository = job.world.place.repository
+    goal = Goal(observation.object_format, tips, boundary, observation.peeled)
+
+    def step(job: _Job) -> Mapping[GitOid, str]:
+        here = sorted(set(tips) - repository.missing(tips)) if not repository.stage_is_empty() else []
+        return fill(
+            goal,
+            filling=repository.filling(),
+            sources=[job.source],
+            protocol=observation.protocol,
+            clock=job.world.clock,
+            telemetry=job.world.telemetry,
+            report=job.tell,
+            stop=job.stop,
+            limits=FillLimits(),
+            here=here,
+        ).given_up
+
+    for reason in _persist(job, step).values():
+        job.missing.append(reason)
+
+
+def _inspect(job: _Job, wanted: Sequence[GitOid], tips: Mapping[RefName, GitOid]) -> Mapping[GitOid, str]:
+    """Return the tips that cannot be had, with reasons; raises when that is all there is."""
+    if not wanted:
+        return {}
+    job.say("checking what came")
+    inspection = job.world.place.repository.inspect(wanted, relaxed=job.world.relaxed)
+    job.notes += inspection.notes
+    bad = inspection.bad
+    if bad and len(bad) == len(wanted):
+        raise UpstreamInvalid(
+            "nothing that upstream lists is sound", why=next(iter(bad.values())), remedy="tell the repository's owner"
+        )
+    refs = [f"{printable(ref)}: {bad[oid]}" for ref, oid in sorted(tips.items()) if oid in bad]
+    job.missing += _some(refs, "refs")
+    return bad
+
+
+# ---------------------------------------------------------------- files
+
+
+def _bring_rest(job: _Job) -> None:
+    """Let git make the clone, and bring the LFS objects that its checkout needs."""
+    place = job.world.place
+    draft = place.draft(stop=job.stop)
+    job.notes += draft.notes
+    if draft.tip is None and job.order.checkout and not job.order.bare and not draft.notes:
+        job.notes.append("upstream's HEAD names a branch that is not there; nothing is checked out")
+    needs: list[TipNeed] = []
+    if draft.tip is not None and job.order.wants_lfs:
+        known = {found.blob: found.pointer for found in place.pointers(draft.tip)}
+        needs = place.repository.tip_needs([draft.tip], known).get(draft.tip, []) if known else []
+    uses_lfs, lacking = bool(needs), set[Pointer]()
+    if draft.tip is not None and needs:
+        if place.lfs_program():
+            lacking = _bring_lfs(job, draft.tip, needs)
+        else:
+            uses_lfs = False
+            job.missing.append(
+                f"{len(needs)} LFS files are left as pointers: git-lfs is not installed; "
+                "install it (apt install git-lfs), then: git lfs install --local && git lfs pull"
+            )
+    place.settle(CloneReport(tuple(job.missing), tuple(job.notes)), uses_lfs=uses_lfs, partial=bool(lacking))
+
+
+def _bring_lfs(job: _Job, tip: GitOid, needs: Sequence[TipNeed]) -> set[Pointer]:
+    """Bring what ``needs`` names and return what cannot be had."""
+    place = job.world.place
+    here = place.lfs_present(need.pointer for need in needs)
+    wanted = {need.pointer: need.path for need in needs if need.pointer not in here}
+    if not wanted:
+        return set()
+    server = place.lfs_url(tip)
+    upstream = job.world.open_lfs(server, job.credential) if server else job.source
+    if upstream is None:
+        job.missing.append(
+            f"{len(wanted)} LFS files are left as pointers: their server {printable(server)} is not spoken to here; "
+            "run: git lfs pull"
+        )
+        return set(wanted)
+    job.say(f"bringing {len(wanted)} LFS objects")
+    objects = job.world.open_objects()
+    reasons: dict[Pointer, str] = {}
+
+    def step(job: _Job) -> None:
+        left = [pointer for pointer in wanted if pointer not in reasons and not objects.has(pointer)]
+        if left:
+            done = _transfer(job, upstream, left, objects)
+            reasons.update(_given_up(done, left))
+
+    try:
+        _persist(job, step)
+    except (UpstreamRefused, AddressRefused, UpstreamUnavailable) as error:
+        if not server and error.code not in SETTLED:
+            raise
+        reasons.update((pointer, str(error)) for pointer in wanted if not objects.has(pointer))
+    finally:
+        if upstream is not job.source:
+            upstream.close()
+    lines = [f"{printable(wanted[pointer])}: left as a pointer: {reason}" for pointer, reason in reasons.items()]
+    job.missing += _some(sorted(lines), "LFS files")
+    return set(reasons)
+
+
+def _transfer(job: _Job, upstream: Upstream, wanted: Sequence[Pointer], objects: ObjectStore) -> TransferReport:
+    done = transfer(
+        wanted,
+        mirror=job.name,
+        sources=[upstream],
+        objects=objects,
+        parallel=job.world.parallel,
+        clock=job.world.clock,
+        telemetry=job.world.telemetry,
+        limits=TransferLimits(connections=job.world.connections),
+        stop=job.stop,
+        report=job.tell,
+    )
+    job.received += done.bytes_fetched
+    if done.error is not None:
+        raise done.error
+    for code, message in done.failed.values():
+        if code.startswith("MS-U"):
+            raise UpstreamUnavailable(message, code=code)
+    return done
+
+
+def _given_up(done: TransferReport, wanted: Sequence[Pointer]) -> dict[Pointer, str]:
+    """Return what trying again does not bring: upstream lacks it, refuses it, or sends wrong bytes."""
+    answers = {**done.known_missing, **done.failed}
+    return {pointer: answers[pointer.oid][1] for pointer in wanted if pointer.oid in answers}
+
+
+def _some(lines: Sequence[str], noun: str) -> list[str]:
+    """Return the first of ``lines`` and how many more there are."""
+    rest = len(lines) - NAMED
+    return [*lines[:NAMED], *([f"and {rest} more {noun}"] if rest > 0 else [])]
