@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +13,7 @@ from mirror_sync.cli import choosing
 from mirror_sync.cli.opening import opened, told
 from mirror_sync.cli.options import Command
 from mirror_sync.cli.output import Output, health_text, size, span
-from mirror_sync.cli.progress import arrived, brief, doing, objects, pace
+from mirror_sync.cli.progress import LEAST_COLUMNS, arrived, brief, doing, line, objects, pace
 from mirror_sync.domain.runs import Activity, Health
 from mirror_sync.errors import NotFound
 from mirror_sync.ports import MirrorFilter
@@ -180,11 +182,25 @@ def status(context: click.Context) -> None:
             ("page", f"{address}/"),
         ]
     )
-    for title, items in (("needs a look", found.attention), ("running", found.running)):
-        if items:
-            out.line()
-            out.line(title)
-            out.table(("HEALTH", "NAME", "LAG", "REFS", "LFS", "NOW"), [_row(item, plain=out.plain) for item in items])
+    if found.attention:
+        _show_table(out, "needs a look", found.attention)
+    if found.running and out.plain:
+        _show_table(out, "running", found.running)
+    elif found.running:
+        _show_running(out, found.running)
+
+
+def _show_table(out: Output, title: str, items: Sequence[Document]) -> None:
+    out.line(f"\n{title}")
+    out.table(("HEALTH", "NAME", "LAG", "REFS", "LFS", "NOW"), [_row(item, plain=out.plain) for item in items])
+
+
+def _show_running(out: Output, items: Sequence[Document]) -> None:
+    """Print one line per mirror, whole where there is no terminal to be wider than."""
+    out.line("\nrunning")
+    columns = max(LEAST_COLUMNS, shutil.get_terminal_size().columns - 3) if sys.stdout.isatty() else sys.maxsize
+    for item in items:
+        out.line(f"  {line(item, columns)}")
 
 
 def workers_alive(workers: Mapping[str, float], now: float) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mirror_sync.cli.check import fault
+from mirror_sync.domain.progress import Kind, Progress, Way
 from mirror_sync.domain.runs import Outcome
 from tests.integration.cli.conftest import Bench
 
@@ -154,6 +155,39 @@ def test_status_is_one_document(bench: Bench) -> None:
     assert bench.json("status")["workers_alive"] == 1
     assert bench("status") == 0
     assert "1 of 1 mirrors is being filled" in bench.out
+
+
+def test_what_is_under_way_is_shown(bench: Bench) -> None:
+    bench("add", ONE, TWO)
+    assert "progress" not in (bench("show", NAME), bench.out)[1]
+    with bench.app() as app:
+        lease = app.claim("tests")
+        assert lease is not None
+        name, now = lease.mirror.name, app.clock.now()
+        app.state.note_progress(
+            lease.mirror.id,
+            Progress(
+                Kind.GIT, Way.LADDER, 250, 1000, 5 << 20, 1 << 20, 1, 2, sources=("near.example", "example.org"),
+                began_at=now - 60, at=now,
+            ),
+        )  # fmt: skip
+    shown = bench.json("show", name)["progress"]
+    assert (shown["way"], shown["percent"], shown["remaining_seconds"]) == ("ladder", 25, 180)
+    assert bench("show", name, "--plain") == 0
+    told = dict(line.split("\t", 1) for line in bench.out.splitlines()[1:])
+    assert told["progress"] == "git by ladder: 25 %, 250 of 1000 commits, 5.0 MiB received"
+    assert told["pace"] == "1.0 MiB/s, 3m left, 1 connection, 2 cuts"
+    assert told["from"] == "near.example, example.org"
+    assert bench("ls") == 0
+    assert "syncing observe, git 25 % 3m left" in bench.out
+    assert bench("status") == 0
+    assert f"{name}  git ladder  " in bench.out.partition("running")[2]
+    assert "1.0 MiB/s  3m left  1 connection  2 cuts" in bench.out.partition("running")[2]
+    assert bench("ls", "--plain") == 0
+    assert "25 %" not in bench.out
+    with bench.app() as app:
+        app.state.note_progress(lease.mirror.id, None)
+    assert bench.json("show", name)["progress"] is None
 
 
 # ---------------------------------------------------------------- sync --wait
