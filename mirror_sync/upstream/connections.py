@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, TypeVar
@@ -13,17 +13,19 @@ import requests
 from urllib3.exceptions import HTTPError, NameResolutionError, ReadTimeoutError
 from urllib3.response import BaseHTTPResponse
 
+from mirror_sync.domain.budget import LARGEST, LinkRules, Urgency
 from mirror_sync.domain.names import printable
 from mirror_sync.errors import ConfigError, MirrorSyncError, UpstreamInvalid, UpstreamStalled, UpstreamUnavailable
 from mirror_sync.ports import Clock, Telemetry
 from mirror_sync.upstream.access import Access
 from mirror_sync.upstream.addresses import Lookup, Resolver, Target, check_target, system_lookup
 from mirror_sync.upstream.answers import clean
+from mirror_sync.upstream.budget import LinkBudget, Purse
 from mirror_sync.upstream.deadlines import Deadlines
 from mirror_sync.upstream.memory import Memory
 from mirror_sync.upstream.pinned import PinnedAdapter, StaleConnectionError
 
-PIECE = 1 << 18
+PIECE = LARGEST
 MAX_LANES = 4096
 LOWEST_RATE = 1000.0
 """Bytes per second; slower than this over a whole stall time-out counts as stalled, as curl's lowSpeedLimit has it."""
@@ -35,7 +37,8 @@ class Question:
 
     ``bulk`` marks transfers, which have their own places beside the short questions.
     ``fresh`` asks on a connection of its own, which is dropped afterwards: what cuts a
-    connection after so many bytes counts what it carried before, too.
+    connection after so many bytes counts what it carried before, too.  What a transfer
+    reads is paid from the accounts of the host asked and of ``payer``, the one that led to it.
     """
 
     method: str
@@ -45,6 +48,8 @@ class Question:
     body: bytes | None = field(default=None, repr=False)
     bulk: bool = False
     fresh: bool = False
+    urgency: Urgency = Urgency.UPDATE
+    payer: str = ""
     patience: float = 1.0
     """Times the stall time-out over which the lowest rate is measured."""
 
@@ -53,7 +58,14 @@ class Answer:
     """Status, headers and the body as it arrives; close it, or leave its ``with`` block, in every case."""
 
     def __init__(
-        self, raw: BaseHTTPResponse, *, target: Target, access: Access, question: Question, owner: Exchange
+        self,
+        raw: BaseHTTPResponse,
+        *,
+        target: Target,
+        access: Access,
+        question: Question,
+        owner: Exchange,
+        purse: Purse | None = None,
     ) -> None:
         self.status = raw.status
         self.headers: Mapping[str, str] = raw.headers
@@ -61,6 +73,7 @@ class Answer:
         self._raw = raw
         self._window = access.stall_timeout * question.patience
         self._owner = owner
+        self._purse = purse
         self._whole = False
 
     def __enter__(self) -> Self:
@@ -70,36 +83,40 @@ class Answer:
         self.close()
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the body as it arrives.
+        """Yield the body as it arrives, a transfer's no faster than the link budget allows.
 
         Raises :class:`UpstreamStalled` when nothing, or next to nothing, comes for the stall
-        time-out, and :class:`UpstreamUnavailable` when the connection breaks before the end.
+        time-out (of waiting for upstream, not of our own), and :class:`UpstreamUnavailable`
+        when the connection breaks before the end.
         """
         if self.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
             raise UpstreamInvalid(
                 f"{self.target.netloc} compressed an answer that was asked for as it is",
                 why=f"Content-Encoding {printable(self.headers['content-encoding'][:40])}",
             )
-        clock = self._owner.clock
-        since, got = clock.monotonic(), 0
+        clock, purse = self._owner.clock, self._purse
+        waited, got = 0.0, 0
         while True:
+            asked = clock.monotonic()
             try:
-                piece = self._raw.read1(PIECE)
+                piece = self._raw.read1(PIECE if purse is None else purse.room())
             except (HTTPError, OSError, ValueError) as error:
                 # ValueError: a chunk length that is no number.
                 raise translate(error, self.target, self._owner.access) from error
             if not piece:
                 self._whole = True
                 return
-            yield piece
+            waited += clock.monotonic() - asked
             got += len(piece)
-            now = clock.monotonic()
-            if now - since >= self._window:
+            if purse is not None:
+                purse.pay(len(piece))
+            yield piece
+            if waited >= self._window:
                 if got < LOWEST_RATE * self._window:
                     raise UpstreamStalled(
-                        f"{self.target.netloc} sends too slowly", why=f"{got} bytes in {now - since:.0f} s"
+                        f"{self.target.netloc} sends too slowly", why=f"{got} bytes in {waited:.0f} s"
                     )
-                since, got = clock.monotonic(), 0
+                waited, got = 0.0, 0
 
     def body(self, limit: int) -> bytes:
         """Return the whole body; raises :class:`UpstreamInvalid` when it is longer than ``limit`` bytes."""
@@ -195,11 +212,20 @@ class Connections:
     """All connections of this process to all upstreams, and what was learnt of them.
 
     Share one among every :class:`HttpUpstream`: connections stay open between polls,
-    and the number of requests per host is limited across mirrors.
+    and the number of requests per host is limited across mirrors.  ``link`` says how
+    fast transfers may be; it is asked again while they run.
     """
 
-    def __init__(self, *, clock: Clock, telemetry: Telemetry, lookup: Lookup = system_lookup) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        telemetry: Telemetry,
+        lookup: Lookup = system_lookup,
+        link: Callable[[], LinkRules] = LinkRules,
+    ) -> None:
         self.clock = clock
+        self.budget = LinkBudget(clock=clock, rules=link)
         self.memory = Memory(clock=clock)
         self.resolver = Resolver(clock=clock, lookup=lookup)
         self._telemetry = telemetry
@@ -232,7 +258,8 @@ class Connections:
         except BaseException:
             exchange.ended(0)
             raise
-        return Answer(raw, target=target, access=access, question=question, owner=exchange)
+        purse = self.budget.purse((question.payer, target.netloc), question.urgency) if question.bulk else None
+        return Answer(raw, target=target, access=access, question=question, owner=exchange, purse=purse)
 
     @staticmethod
     def _send(

@@ -26,7 +26,9 @@ def follow(
     """
     target, sent = parse_target(url), dict(headers)
     for _ in range(MAX_REDIRECTS + 1):
-        question = Question("GET", url, operation, sent, bulk=True, fresh=fresh)
+        question = Question(
+            "GET", url, operation, sent, bulk=True, fresh=fresh, urgency=place.urgency, payer=place.url.netloc
+        )
         answer = place.connections.ask(question, place.rule(target.netloc))
         if answer.status not in (301, 302, 303, 307, 308):
             return answer

@@ -56,7 +56,16 @@ def fetch(place: Place, request: FetchRequest) -> Iterator[bytes]:
         body = gzip.compress(body, 6, mtime=0)
         headers["Content-Encoding"] = "gzip"
     question = Question(
-        "POST", f"{known.base}/git-upload-pack", "fetch", headers, body=body, bulk=True, fresh=True, patience=PATIENCE
+        "POST",
+        f"{known.base}/git-upload-pack",
+        "fetch",
+        headers,
+        body=body,
+        bulk=True,
+        fresh=True,
+        urgency=place.urgency,
+        payer=place.url.netloc,
+        patience=PATIENCE,
     )
     with place.connections.ask(question, place.rule(known.base.netloc)) as answer:
         _check(place, answer)

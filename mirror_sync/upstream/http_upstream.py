@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from mirror_sync.domain.budget import Urgency
 from mirror_sync.domain.names import GitOid, RefName, UpstreamUrl
 from mirror_sync.domain.pointers import Pointer
 from mirror_sync.domain.refs import Observation
@@ -30,6 +31,7 @@ class HttpUpstream:
     ``rule`` holds for the upstream's own host; ``rules`` answers for every other host
     that the LFS server leads to (without it: https, public, no credential).  Give all
     of them one ``connections``; without it this one has its own and closes them.
+    ``urgency`` tells who waits for what is transferred, where the link is capped.
     """
 
     def __init__(
@@ -42,11 +44,12 @@ class HttpUpstream:
         rules: Rules | None = None,
         connections: Connections | None = None,
         lfs_server: str = "",
+        urgency: Urgency = Urgency.UPDATE,
     ) -> None:
         self._owned = Connections(clock=clock, telemetry=telemetry) if connections is None else None
         shared = connections if self._owned is None else self._owned
         assert shared is not None
-        self._place = Place(url, rule, rules_for(url.netloc, rule, rules), shared, lfs_server)
+        self._place = Place(url, rule, rules_for(url.netloc, rule, rules), shared, lfs_server, urgency)
 
     def observe(self, patterns: Sequence[str], *, known_digest: str = "") -> Observation | None:
         """Take a ref snapshot; see :meth:`mirror_sync.ports.Upstream.observe`."""

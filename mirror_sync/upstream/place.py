@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mirror_sync.domain.budget import Urgency
 from mirror_sync.domain.names import UpstreamUrl
 from mirror_sync.upstream.access import Access, Rules
 from mirror_sync.upstream.connections import Connections
@@ -19,6 +20,9 @@ class Place:
     connections: Connections
     lfs_server: str = ""
     """The address of the LFS server where it is not the one that follows from ``url``."""
+
+    urgency: Urgency = Urgency.UPDATE
+    """Who waits for what is transferred."""
 
     def authorization(self, base: UpstreamUrl) -> dict[str, str]:
         """Return the credential's header for requests to the upstream itself, at ``base``: same host, never less safe."""
