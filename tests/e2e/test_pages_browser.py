@@ -17,12 +17,15 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 NAME = "git.example/acme/model"
+MOVING = "git.example/acme/moving"
 PATHS = [
     "/",
     "/mirrors",
     "/mirrors?health=failing",
     f"/mirrors/{NAME}",
     "/mirrors/git.example/acme/new",
+    "/mirrors/git.example/acme/moving",
+    "/mirrors/git.example/acme/filling",
     "/use",
     "/errors",
     "/nowhere",
@@ -49,6 +52,34 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
                 kept=[("refs/heads/old", "2" * 40)],
             ),
             "git.example/acme/new": MirrorSpec(),
+            MOVING: MirrorSpec(
+                progress={
+                    "kind": "git",
+                    "way": "ladder",
+                    "done": 1000,
+                    "total": 4000,
+                    "received": 412_000_000,
+                    "rate": 2_500_000.0,
+                    "connections": 1,
+                    "cuts": 3,
+                    "sources": ["a-very-long-name." * 9 + "example"],
+                }
+            ),
+            "git.example/acme/filling": MirrorSpec(
+                left_out=["L"],
+                progress={
+                    "kind": "lfs",
+                    "way": "parts",
+                    "done": 61 << 30,
+                    "total": None,
+                    "received": 62 << 30,
+                    "rate": 84_000_000.0,
+                    "connections": 8,
+                    "cuts": 2,
+                    "items": 37,
+                    "items_total": 120,
+                },
+            ),
             "git.example/acme/broken": MirrorSpec(failure=("MS-U503", "no route")),
         }
         with Served(tmp_path_factory.mktemp("served"), mirrors) as served:
@@ -118,4 +149,24 @@ def test_everything_works_without_scripts_and_by_keyboard(served: Served, browse
     page.goto(f"{served.url}/")
     assert page.locator("html").get_attribute("lang") == "zh-CN"
     page.screenshot(path=str(tmp_path / "page.png"))
+    context.close()
+
+
+@pytest.mark.parametrize(("language", "label"), [("en", f"Progress of {MOVING}"), ("zh-CN", f"{MOVING} 的进度")])
+def test_progress_is_a_bar_with_a_name_for_those_who_do_not_see_it(
+    served: Served, browser: Browser, language: str, label: str
+) -> None:
+    context = browser.new_context(java_script_enabled=False, locale=language)
+    page = context.new_page()
+    for path in ("/", f"/mirrors/{MOVING}"):
+        page.goto(served.url + path)
+        bar = page.get_by_role("progressbar", name=label)
+        assert bar.count() == 1
+        assert bar.is_visible()
+        assert bar.get_attribute("value") == "25"
+        assert bar.get_attribute("max") == "100"
+        assert "25 %" in page.locator("main").inner_text()
+        assert page.locator("meta[http-equiv=refresh]").count() == 1
+    page.goto(f"{served.url}/mirrors/git.example/acme/filling")
+    assert page.get_by_role("progressbar").get_attribute("value") is None, "of how much is not known"
     context.close()
