@@ -18,14 +18,16 @@ from urllib.parse import urlsplit
 from mirror_sync import __version__
 from mirror_sync.actions import enrol as enrolment
 from mirror_sync.actions import history, maintain, reread, status, sweep, trigger
+from mirror_sync.actions.budget import Budget
 from mirror_sync.actions.clone import CloneWorld
 from mirror_sync.actions.outcome import record_crash
 from mirror_sync.actions.sync import sync
 from mirror_sync.actions.transfer import TransferLimits
-from mirror_sync.actions.world import Policy, World
+from mirror_sync.actions.world import Policy, World, never
 from mirror_sync.clock import SystemClock
 from mirror_sync.config import SecretFile, Settings, UpstreamRule
 from mirror_sync.config.environment import environment_proxy
+from mirror_sync.domain.budget import LinkRules, Urgency
 from mirror_sync.domain.names import MirrorName, UpstreamUrl, parse_upstream_url
 from mirror_sync.domain.runs import Delivery, Lease, Mirror, RunReport
 from mirror_sync.errors import MirrorSyncError, StorageFailed, StorageForeign
@@ -119,6 +121,11 @@ class App:
         return ThreadParallel("transfer")
 
     @cached_property
+    def budget(self) -> Budget:
+        """The LFS connections that all transfers of this process share."""
+        return Budget(self.settings.workers.lfs, clock=self.clock)
+
+    @cached_property
     def metrics(self) -> Metrics:
         """What a scrape sees."""
         from mirror_sync.telemetry import Metrics
@@ -144,7 +151,7 @@ class App:
         """Kept-alive connections to upstream hosts."""
         from mirror_sync.upstream import Connections
 
-        return Connections(clock=self.clock, telemetry=self.telemetry)
+        return Connections(clock=self.clock, telemetry=self.telemetry, link=self.link_rules)
 
     def close(self) -> None:
         """Release what was made."""
@@ -165,9 +172,22 @@ class App:
 
     def upstream(self, mirror: Mirror) -> Upstream:
         """Return the way to one mirror's upstream."""
+        return self._way(parse_upstream_url(mirror.upstream), urgency(mirror))
+
+    def sources_behind(self, mirror: Mirror, *, awaited: bool) -> list[Upstream]:
+        """Return the upstream and nearer places for what is fetched outside a run, whether or not refs wait for it."""
+        urgent = urgency(mirror) if awaited else Urgency.FILL
+        url = parse_upstream_url(mirror.upstream)
+        return [self._way(place, urgent) for place in (url, *self.settings.accelerators(mirror.name, url))]
+
+    def accelerators(self, mirror: Mirror) -> list[Upstream]:
+        """Return the ways to nearer places of one mirror's repository, each by the rule of its own host."""
+        places = self.settings.accelerators(mirror.name, parse_upstream_url(mirror.upstream))
+        return [self._way(place, urgency(mirror)) for place in places]
+
+    def _way(self, url: UpstreamUrl, urgent: Urgency) -> Upstream:
         from mirror_sync.upstream import HttpUpstream
 
-        url = parse_upstream_url(mirror.upstream)
         return HttpUpstream(
             url,
             rule=self.access(url.netloc),
@@ -175,7 +195,12 @@ class App:
             connections=self.connections,
             clock=self.clock,
             telemetry=self.telemetry,
+            urgency=urgent,
         )
+
+    def link_rules(self) -> LinkRules:
+        """Return how fast transfers may be, by the configuration as it is now."""
+        return self.settings.link_rules()
 
     def access(self, host: str) -> Access:
         """Return how ``host`` (with its port when unusual) may be reached."""
@@ -208,7 +233,7 @@ class App:
             max_pack_bytes=settings.git.max_pack_bytes or UNBOUNDED,
             lfs=settings.lfs.enabled,
             publish_known_missing=missing == "publish",
-            max_object_bytes=settings.lfs.max_object_bytes,
+            selection=settings.selection(mirror.name, mirror.class_name),
             lfs_connections=settings.workers.lfs,
             jitter=settings.schedule.jitter,
             backoff_max=settings.schedule.backoff_max,
@@ -303,9 +328,9 @@ class App:
         """Take the most urgent due mirror, if any."""
         return self.state.claim(worker, lease_seconds=self.settings.workers.lease_seconds)
 
-    def sync(self, lease: Lease, *, stop: threading.Event) -> RunReport:
-        """Run one whole sync and record how it ended."""
-        upstream = self.upstream(lease.mirror)
+    def sync(self, lease: Lease, *, stop: threading.Event, crowded: Callable[[], bool] = never) -> RunReport:
+        """Run one whole sync and record how it ended; ``crowded`` tells whether other mirrors wait for its place."""
+        upstream, near = self.upstream(lease.mirror), self.accelerators(lease.mirror)
         world = World(
             state=self.state,
             repository=self.repository(lease),
@@ -314,11 +339,15 @@ class App:
             clock=self.clock,
             parallel=self.parallel,
             telemetry=self.telemetry,
+            accelerators=near,
+            crowded=crowded,
+            budget=self.budget,
         )
         try:
             return sync(lease, world, self.policy(lease.mirror), stop=stop)
         finally:
-            upstream.close()
+            for source in (upstream, *near):
+                source.close()
 
     def record_crash(self, lease: Lease, error: Exception) -> None:
         """Record a run that ended by a fault of our own, so that it is seen and tried again."""
@@ -326,23 +355,22 @@ class App:
 
     def transfer_limits(self) -> TransferLimits:
         """Return how LFS objects may be fetched."""
-        return TransferLimits(
-            connections=self.settings.workers.lfs, max_object_bytes=self.settings.lfs.max_object_bytes
-        )
+        return TransferLimits(connections=self.settings.workers.lfs, budget=self.budget)
 
-    def fetch_history(self, worker: str, *, stop: threading.Event) -> int:
-        """Fetch some LFS objects that no tip needs; return how many were tried."""
+    def fetch_history(self, worker: str, *, small: bool, stop: threading.Event) -> int:
+        """Fetch some LFS objects that no run is fetching, only ``small`` ones or any; return how many were tried."""
         if not self.settings.lfs.enabled:
             return 0
         return history.fetch_history(
             worker,
             state=self.state,
-            open_upstream=self.upstream,
+            open_sources=self.sources_behind,
             objects=self.objects,
             parallel=self.parallel,
             clock=self.clock,
             telemetry=self.telemetry,
             limits=self.transfer_limits(),
+            largest=history.SMALL_BYTES if small else None,
             stop=stop,
         )
 
@@ -402,6 +430,11 @@ class App:
         for directory in (self.settings.storage.git_dir, self.settings.storage.lfs_dir):
             claim_storage(directory, {"database": self.state.identity(), "host": host_identity()})
             sync_storage(directory)
+
+
+def urgency(mirror: Mirror) -> Urgency:
+    """Return who waits for what a mirror fetches: nobody yet before its first publish."""
+    return Urgency.FILL if mirror.published_at is None else Urgency.UPDATE
 
 
 def build(settings: Settings, *, role: str) -> App:

@@ -14,7 +14,8 @@ from mirror_sync.config.secrets import CREDENTIAL_PREFIX, SecretFile, secret_fau
 from mirror_sync.config.telling import Teller, dotted
 from mirror_sync.config.tree import Tree
 from mirror_sync.config.units import duration_text
-from mirror_sync.domain.names import parse_upstream_url
+from mirror_sync.domain.budget import Cap
+from mirror_sync.domain.names import UpstreamUrl, parse_upstream_url
 
 CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}\Z")
 
@@ -60,6 +61,7 @@ class Maker:
             schedule=values.ScheduleSettings(
                 tree.schedule.interval, tree.schedule.objective, tree.schedule.jitter, tree.schedule.backoff_max
             ),
+            link=values.LinkSettings(Cap(tree.link.rate, tree.link.hours), tree.link.fill_share),
             upstreams={host.lower(): self._upstream(host) for host in tree.upstream},
             mirrors=self._mirrors(),
             webhooks=self._webhooks(),
@@ -145,6 +147,8 @@ class Maker:
             ca_file=ca_file,
             concurrency=rule.concurrency,
             raw_url=rule.raw_url,
+            accelerators=rule.accelerators,
+            cap=Cap(rule.rate, rule.hours),
         )
 
     def _mirrors(self) -> tuple[values.MirrorDeclaration, ...]:
@@ -168,6 +172,7 @@ class Maker:
                 mirror.known_missing,
                 mirror.relaxed,
                 mirror.forced,
+                mirror.accelerators,
             )
             for mirror in self.tree.mirror
         )
@@ -189,3 +194,16 @@ class Maker:
                 self._complain(
                     ("mirror", index, "url"), f'plain http needs allow_http = true in [upstream."{url.netloc}"]'
                 )
+            for place in mirror.accelerators:
+                near = parse_upstream_url(place)
+                self._check_near(settings, ("mirror", index, "accelerators"), near)
+                if near.name == url.name:
+                    self._complain(("mirror", index, "accelerators"), f"{place} is the upstream itself")
+        for host, rule in settings.upstreams.items():
+            for template in rule.accelerators:
+                near = parse_upstream_url(template.replace("{host}", "h.example").replace("{path}", "a/b"))
+                self._check_near(settings, ("upstream", host, "accelerators"), near)
+
+    def _check_near(self, settings: values.Settings, path: KeyPath, near: UpstreamUrl) -> None:
+        if near.scheme == "http" and not settings.upstream_rule(near.netloc).allow_http:
+            self._complain(path, f'plain http needs allow_http = true in [upstream."{near.netloc}"]')

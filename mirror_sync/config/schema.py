@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 from pydantic_settings import NoDecode
 
-from mirror_sync.config.units import Unfit, parse_duration, parse_size
+from mirror_sync.config.units import Unfit, parse_duration, parse_hours, parse_rate, parse_size
+from mirror_sync.domain import budget
 from mirror_sync.domain.names import parse_upstream_url, refname_fault
 from mirror_sync.errors import MirrorSyncError
 
@@ -72,6 +73,22 @@ def _share(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 0.5:
         raise Unfit("must be a number from 0 to 0.5")
     return float(value)
+
+
+def _fill_share(value: object) -> float:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]*\.?[0-9]+", value.strip()):
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.05 <= value <= 1:
+        raise Unfit("must be a number from 0.05 to 1")
+    return float(value)
+
+
+def _hours(value: object) -> tuple[budget.Hours, ...]:
+    if isinstance(value, str):
+        value = [part for part in value.split(",") if part.strip()]
+    if not isinstance(value, (list, tuple)):
+        raise Unfit('must be a list of texts, such as ["08:00-18:00 5MB/s", "22:00-06:00 none"]')
+    return tuple(parse_hours(item) for item in value)
 
 
 def _flag(value: object) -> bool:
@@ -178,8 +195,8 @@ def _mirror_url(value: object) -> str:
         raise Unfit(f"{error.message}{'; ' + error.remedy if error.remedy else ''}") from error
 
 
-def _template(text: str, fields: tuple[str, ...], example: str) -> str:
-    """Return an http(s) URL that names each of ``fields`` in braces, and no other field."""
+def _template(text: str, fields: tuple[str, ...], example: str, *, may: tuple[str, ...] = ()) -> str:
+    """Return an http(s) URL that names each of ``fields`` in braces, some that it ``may``, and no other field."""
     scheme, separator, rest = text.partition("://")
     host, slash, path = rest.partition("/")
     if scheme not in ("https", "http") or not separator or not host or not slash:
@@ -190,7 +207,7 @@ def _template(text: str, fields: tuple[str, ...], example: str) -> str:
         raise Unfit(f'must be a URL whose path alone has fields, such as "{example}"')
     found = re.findall(r"\{[^{}]*\}", path)
     missing = [name for name in fields if f"{{{name}}}" not in found]
-    strange = [name for name in found if name[1:-1] not in fields]
+    strange = [name for name in found if name[1:-1] not in (*fields, *may)]
     if missing or strange or len(found) != path.count("{") or len(found) != path.count("}"):
         raise Unfit(f'must name {", ".join(f"{{{name}}}" for name in fields)} and no other field, such as "{example}"')
     return text
@@ -201,6 +218,18 @@ def _raw_url(value: object) -> str:
     if text in ("", "none"):
         return text
     return _template(text, ("path", "commit", "file"), "https://raw.example.org/{path}/{commit}/{file}")
+
+
+def _near_templates(value: object) -> tuple[str, ...]:
+    example = "https://near.example.org/{host}/{path}"
+    found = tuple(_template(word, ("path",), example, may=("host",)) for word in _words(value))
+    for text in found:
+        _mirror_url(text.replace("{host}", "git.example.org").replace("{path}", "acme/model"))
+    return found
+
+
+def _near_urls(value: object) -> tuple[str, ...]:
+    return tuple(_mirror_url(word) for word in _words(value))
 
 
 def _host_key(value: object) -> str:
@@ -220,6 +249,9 @@ Size = Annotated[int, BeforeValidator(_size)]
 Limit = Annotated[int | None, BeforeValidator(_limit)]
 Reserve = Annotated[int | None, BeforeValidator(_reserve)]
 Whole = Annotated[int, BeforeValidator(_whole)]
+Rate = Annotated[float | None, BeforeValidator(parse_rate)]
+DayHours = Annotated[tuple[budget.Hours, ...], NoDecode, BeforeValidator(_hours)]
+FillShare = Annotated[float, BeforeValidator(_fill_share)]
 Share = Annotated[float, BeforeValidator(_share)]
 Flag = Annotated[bool, BeforeValidator(_flag)]
 Text = Annotated[str, BeforeValidator(_text)]
@@ -232,6 +264,8 @@ PublicUrl = Annotated[str, BeforeValidator(_public_url)]
 DatabaseUrl = Annotated[str, BeforeValidator(_database)]
 Proxy = Annotated[str, BeforeValidator(_proxy)]
 MirrorUrl = Annotated[str, BeforeValidator(_mirror_url)]
+NearTemplates = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_near_templates)]
+NearUrls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_near_urls)]
 RawUrl = Annotated[str, BeforeValidator(_raw_url)]
 HostKey = Annotated[str, BeforeValidator(_host_key)]
 
@@ -339,6 +373,16 @@ class Schedule(_Section):
     backoff_max: Hours = _key("6h", "Longest wait after failures.")
 
 
+class Link(_Section):
+    """How fast bytes are fetched."""
+
+    rate: Rate = _key("none", "Most that is fetched in a second from all hosts together.")
+    hours: DayHours = _key([], "Rates for hours of the day, local time; the first that hold go before rate.")
+    fill_share: FillShare = _key(
+        0.8, "Largest share of a cap that first fills and history may use while updates want some."
+    )
+
+
 class Upstream(_Section):
     """How one upstream host is reached."""
 
@@ -350,6 +394,9 @@ class Upstream(_Section):
     ca_file: Text = _key("", "Certificates to trust instead of the system's.")
     concurrency: Whole = _key(8, "Connections to this host at the same time.", least=1, most=256)
     raw_url: RawUrl = _key("", 'URL of one file of a commit; empty: as is known of the host; "none": there is none.')
+    accelerators: NearTemplates = _key([], "Nearer places of this host's repositories: URLs with {path}, and {host}.")
+    rate: Rate = _key("none", "Most that is fetched in a second from this host.")
+    hours: DayHours = _key([], "Rates for hours of the day, local time; the first that hold go before rate.")
 
 
 class Mirror(_Section):
@@ -361,6 +408,7 @@ class Mirror(_Section):
     known_missing: Literal["hold", "publish"] | None = _key(None, "Instead of lfs.known_missing.")
     relaxed: FsckIds = _key([], "Further fsck message ids that are let pass in this mirror.")
     forced: Literal["follow-and-keep", "hold"] | None = _key(None, "Instead of git.forced.")
+    accelerators: NearUrls = _key([], "Nearer places of this repository, before those of its host.")
 
 
 class Webhooks(_Section):
@@ -418,6 +466,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "git": Git,
     "lfs": Lfs,
     "schedule": Schedule,
+    "link": Link,
     "upstream": Upstream,
     "mirror": Mirror,
     "webhooks": Webhooks,

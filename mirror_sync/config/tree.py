@@ -35,6 +35,7 @@ class Tree(BaseSettings):
     git: schema.Git = Field(default_factory=schema.Git)
     lfs: schema.Lfs = Field(default_factory=schema.Lfs)
     schedule: schema.Schedule = Field(default_factory=schema.Schedule)
+    link: schema.Link = Field(default_factory=schema.Link)
     upstream: dict[schema.HostKey, schema.Upstream] = Field(default_factory=dict)
     mirror: tuple[schema.Mirror, ...] = ()
     webhooks: schema.Webhooks = Field(default_factory=schema.Webhooks)

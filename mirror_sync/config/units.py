@@ -1,8 +1,10 @@
-"""Durations and sizes: strings with units, parsed here and nowhere else."""
+"""Durations, sizes, rates and hours of the day: strings with units, parsed here and nowhere else."""
 
 from __future__ import annotations
 
 import re
+
+from mirror_sync.domain.budget import Hours
 
 DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 SIZE_UNITS = {
@@ -18,6 +20,13 @@ SIZE_UNITS = {
     "TB": 10**12,
     "PB": 10**15,
 }
+RATE_UNITS = {
+    **{f"{name}/s": float(size) for name, size in SIZE_UNITS.items()},
+    "kbit/s": 1e3 / 8,
+    "Mbit/s": 1e6 / 8,
+    "Gbit/s": 1e9 / 8,
+}
+MIN_RATE = 1000.0
 MAX_DURATION_SECONDS = 100 * 365 * 86400.0
 MAX_SIZE_BYTES = 2**63 - 1
 
@@ -29,6 +38,8 @@ class Unfit(ValueError):
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+\Z", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)\Z", re.ASCII)
+_RATE = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+(?:/s)?)\Z", re.ASCII)
+_HOURS = re.compile(r"(\d\d):(\d\d) ?- ?(\d\d):(\d\d) +(\S.*)\Z", re.ASCII)
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?\Z", re.ASCII)
 
 
@@ -72,6 +83,51 @@ def parse_size(text: object, *, unit: str = "MiB") -> int:
     if size > MAX_SIZE_BYTES:
         raise Unfit("a size is at most 8 EiB")
     return size
+
+
+def parse_rate(text: object) -> float | None:
+    """Return the bytes per second in ``"20MB/s"`` or ``"100Mbit/s"``, ``None`` for ``"none"``.
+
+    Raises :class:`Unfit` as :func:`parse_duration` does.
+    """
+    if isinstance(text, (int, float)) and not isinstance(text, bool):
+        raise Unfit(f'a rate needs a unit; write "{text:g}MB/s"')
+    if not isinstance(text, str):
+        raise Unfit('a rate is text with a unit; write for example "20MB/s", or "none"')
+    text = text.strip()
+    if text == "none":
+        return None
+    if _NUMBER.match(text):
+        raise Unfit(f'a rate needs a unit; write "{text.lstrip("-")}MB/s"')
+    found = _RATE.match(text)
+    if not found:
+        raise Unfit('a rate is a number with a unit behind it, such as "20MB/s" or "100Mbit/s", or "none"')
+    number, name = found.groups()
+    if name not in RATE_UNITS:
+        raise Unfit(f'{name!r} is no unit of a rate; write "{number}{_nearest_rate_unit(name)}"')
+    rate = float(number) * RATE_UNITS[name]
+    if not MIN_RATE <= rate <= MAX_SIZE_BYTES:
+        raise Unfit('a rate is at least "1kB/s"; "none" means no cap')
+    return rate
+
+
+def _nearest_rate_unit(name: str) -> str:
+    bits = re.fullmatch(r"([kmg]?)(?:bps|bits?(?:/s|ps)?)", name.lower()) or re.fullmatch(r"([kMG])b/s", name)
+    if bits:
+        return {"k": "kbit/s", "g": "Gbit/s"}.get(bits[1].lower(), "Mbit/s")
+    return f"{_nearest_size_unit(name.removesuffix('/s'))}/s"
+
+
+def parse_hours(text: object) -> Hours:
+    """Return the hours and their rate in ``"08:00-18:00 5MB/s"``; raises :class:`Unfit`."""
+    found = _HOURS.match(text.strip()) if isinstance(text, str) else None
+    if found is None:
+        raise Unfit('hours are two times of day and a rate, such as "08:00-18:00 5MB/s" or "22:00-06:00 none"')
+    begin_hour, begin_minute, end_hour, end_minute = (int(part) for part in found.groups()[:4])
+    begin, end = 60 * begin_hour + begin_minute, 60 * end_hour + end_minute
+    if max(begin_minute, end_minute) > 59 or begin >= 24 * 60 or end > 24 * 60:
+        raise Unfit(f"{text!r} names a time that no day has; a day goes from 00:00 to 24:00")
+    return Hours(begin, end % (24 * 60), parse_rate(found[5]))
 
 
 def _nearest_size_unit(name: str) -> str:

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from mirror_sync.config.environment import environment_proxy
 from mirror_sync.config.secrets import SecretFile
-from mirror_sync.domain.names import MirrorName
+from mirror_sync.domain.budget import Cap, LinkRules
+from mirror_sync.domain.names import MirrorName, UpstreamUrl, parse_upstream_url
 from mirror_sync.errors import ConfigError
 
 Forced = Literal["follow-and-keep", "hold"]
@@ -116,6 +117,14 @@ class ScheduleSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """How fast bytes are fetched from all hosts together, and what fills may use while updates want some."""
+
+    cap: Cap = field(default_factory=Cap)
+    fill_share: float = 0.8
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamRule:
     """How one upstream host is reached.  ``host`` carries the port when it is not the scheme's own."""
 
@@ -131,6 +140,9 @@ class UpstreamRule:
     concurrency: int = 8
     raw_url: str = ""
     """Where single files of a commit are: a URL with ``{path}``, ``{commit}`` and ``{file}``, ``none``, or empty."""
+    accelerators: tuple[str, ...] = ()
+    """Nearer places of its repositories: URLs with ``{path}`` and perhaps ``{host}``."""
+    cap: Cap = field(default_factory=Cap)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +156,8 @@ class MirrorDeclaration:
     known_missing: KnownMissing | None = None
     relaxed: tuple[str, ...] = ()
     forced: Forced | None = None
+    accelerators: tuple[str, ...] = ()
+    """Nearer places of the same repository."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +224,7 @@ class Settings:
     git: GitSettings = field(default_factory=GitSettings)
     lfs: LfsSettings = field(default_factory=LfsSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    link: LinkSettings = field(default_factory=LinkSettings)
     upstreams: Mapping[str, UpstreamRule] = field(default_factory=dict)
     mirrors: tuple[MirrorDeclaration, ...] = ()
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
@@ -233,6 +248,23 @@ class Settings:
             return rule
         return UpstreamRule(host=host.lower(), proxy=environment_proxy(host, self.proxies))
 
+    def accelerators(self, name: MirrorName, url: UpstreamUrl) -> tuple[UpstreamUrl, ...]:
+        """Return the nearer places of the mirror ``name`` of ``url``: its own first, then those of its host, never itself."""
+        declared = self.declaration(name)
+        templates = self.upstream_rule(url.netloc).accelerators
+        found = dict.fromkeys(
+            [
+                *(parse_upstream_url(text) for text in (declared.accelerators if declared else ())),
+                *(_nearer(template, url) for template in templates),
+            ]
+        )
+        return tuple(place for place in found if place.name != url.name)
+
+    def link_rules(self) -> LinkRules:
+        """Return how fast transfers may be."""
+        hosts = {host: rule.cap for host, rule in self.upstreams.items() if rule.cap.narrows}
+        return LinkRules(self.link.cap, hosts, self.link.fill_share)
+
     def secret_files(self) -> tuple[SecretFile, ...]:
         """Return every secret that the configuration names."""
         tokens = (rule.token for rule in self.upstreams.values())
@@ -253,3 +285,11 @@ class Settings:
     def declaration(self, name: MirrorName) -> MirrorDeclaration | None:
         """Return the ``[[mirror]]`` entry of this mirror, if there is one."""
         return next((mirror for mirror in self.mirrors if mirror.name == name), None)
+
+
+def _nearer(template: str, url: UpstreamUrl) -> UpstreamUrl:
+    """Return the place that a checked template gives for the repository at ``url``."""
+    base = parse_upstream_url(template.replace("{host}", "h").replace("{path}", "a/b"))
+    path = unquote("/" + template.partition("://")[2].partition("/")[2])
+    repository = url.path.removesuffix(".git").lstrip("/")
+    return base.with_path(path.replace("{host}", url.netloc).replace("{path}", repository).rstrip("/"))

@@ -40,6 +40,7 @@ def test_every_commented_default_is_the_default() -> None:
         "git",
         "lfs",
         "schedule",
+        "link",
         "webhooks",
         "serve",
         "log",

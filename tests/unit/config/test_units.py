@@ -12,9 +12,12 @@ from mirror_sync.config.units import (
     Unfit,
     duration_text,
     parse_duration,
+    parse_hours,
+    parse_rate,
     parse_size,
     size_text,
 )
+from mirror_sync.domain.budget import Hours
 
 
 @pytest.mark.parametrize(
@@ -106,3 +109,70 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     for parse in (parse_duration, parse_size):
         with contextlib.suppress(Unfit):
             assert parse(text) >= 0
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("20MB/s", 20e6),
+        ("1.5 MiB/s", 1.5 * 2**20),
+        ("100Mbit/s", 12.5e6),
+        ("8kbit/s", 1000.0),
+        ("1Gbit/s", 125e6),
+        ("none", None),
+    ],
+)
+def test_rates_have_units(text: str, rate: float | None) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (20, 'write "20MB/s"'),
+        ("20", 'write "20MB/s"'),
+        ("20MB", 'write "20MB/s"'),
+        ("20mb/s", 'write "20MB/s"'),
+        ("20 Mbps", 'write "20Mbit/s"'),
+        ("20Mb/s", 'write "20Mbit/s"'),
+        ("20kbps", 'write "20kbit/s"'),
+        ("20Gbits/s", 'write "20Gbit/s"'),
+        ("fast", "such as"),
+        ("-1MB/s", "such as"),
+        (None, "for example"),
+        (True, "for example"),
+        ("1B/s", "at least"),
+        ("0MB/s", "at least"),
+        ("99999PB/s", "at least"),
+    ],
+)
+def test_what_is_no_rate_says_what_to_write(value: object, says: str) -> None:
+    with pytest.raises(Unfit, match=says):
+        parse_rate(value)
+
+
+def test_hours_have_two_ends_and_a_rate() -> None:
+    assert parse_hours("08:00-18:30 5MB/s") == Hours(480, 1110, 5e6)
+    assert parse_hours(" 22:00 - 06:00  none ") == Hours(1320, 360, None)
+    assert parse_hours("18:00-24:00 1MB/s") == Hours(1080, 0, 1e6)
+    assert parse_hours("00:00-24:00 1MB/s").hold(777)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("8:00-18:00 5MB/s", "such as"),
+        ("08:00-18:00", "such as"),
+        ("5MB/s", "such as"),
+        (8, "such as"),
+        ("08:00-25:00 5MB/s", "no day has"),
+        ("24:00-08:00 5MB/s", "no day has"),
+        ("08:60-09:00 5MB/s", "no day has"),
+        ("24:01-08:00 5MB/s", "no day has"),
+        ("08:00-18:00 5", 'write "5MB/s"'),
+        ("08:00-18:00 5Mbps", 'write "5Mbit/s"'),
+    ],
+)
+def test_what_are_no_hours_says_what_to_write(value: object, says: str) -> None:
+    with pytest.raises(Unfit, match=says):
+        parse_hours(value)
