@@ -43,6 +43,9 @@ SLACK = 0.05
 LINGER = 10.0
 """Seconds after which a connection that was ended towards the client is closed altogether."""
 
+CAUGHT_UP = 0.1
+"""Seconds in which a client reads what arrived before a reset."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weather:
@@ -308,6 +311,8 @@ class _Connection:
         count.resets += self.resets
         self.server.close()
         if self.resets:
+            # a reset drops what the client has not read; on a link slower than its ends that is next to nothing
+            await asyncio.sleep(CAUGHT_UP)
             self._reset()
             return
         if not self.stalls:
