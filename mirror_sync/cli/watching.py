@@ -27,7 +27,7 @@ TOLD = {Outcome.FAILED: "red", Outcome.HELD: "yellow"}
 
 
 class Watcher:
-    """Reads the state beside the daemon; prints a clone line when a mirror is first published, and progress until then.
+    """Reads the state beside the daemon; prints a clone line when a mirror is first published, and progress until all of it is here.
 
     ``open_app`` makes an App for the watching thread alone; ``command`` is what a person
     types for ``mirror-sync`` here.
@@ -78,9 +78,11 @@ class Watcher:
         for item in items:
             self._announce(app, item)
         waiting = [item for item in items if item["confirmed_at"] is None and item["paused"] is None]
-        if not sys.stderr.isatty():  # in a log, why one waits is told already
-            waiting = [item for item in waiting if item["activity"] != Activity.BACKING_OFF]
-        self._board.show(waiting, now=app.clock.monotonic())
+        if sys.stderr.isatty():
+            shown = [item for item in items if item in waiting or item["progress"] is not None]
+        else:  # a log gets no lines of everyday updates, and why a mirror waits is told already
+            shown = [item for item in waiting if item["activity"] != Activity.BACKING_OFF]
+        self._board.show(shown, now=app.clock.monotonic())
 
     def _announce(self, app: App, item: Document) -> None:
         name = item["name"]
