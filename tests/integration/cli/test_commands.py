@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from mirror_sync.actions.status import Document
 from mirror_sync.cli.check import fault
+from mirror_sync.cli.progress import Board
 from mirror_sync.domain.progress import Kind, Progress, Way
 from mirror_sync.domain.runs import Outcome
-from tests.integration.cli.conftest import Bench
+from tests.integration.cli.conftest import Bench, finish
 
 ONE = "https://example.org/acme/one"
 TWO = "https://example.org/acme/two"
@@ -212,6 +215,42 @@ def test_waiting_without_a_worker_is_status_7_and_the_request_is_kept(
     assert "error[MS-D001]" in bench.err
     assert "mirror-sync serve" in bench.err
     assert bench.json("show", NAME)["activity"] == "queued"
+
+
+def test_waiting_says_how_far_it_is_where_nobody_looks_on(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = threading.Semaphore(0)
+    show = Board.show
+
+    def seen(board: Board, items: Sequence[Document], *, now: float) -> None:
+        show(board, items, now=now)
+        looked.release()
+
+    def work() -> None:
+        with bench.app() as app:
+            app.state.beat("tests")
+            assert looked.acquire(timeout=60)  # the request is made
+            lease = app.claim("tests")
+            assert lease is not None
+            for done in (0, 60, 61):
+                app.state.note_progress(
+                    lease.mirror.id, Progress(Kind.LFS, Way.PARTS, done, 100, done, 9.0, 4, 1, at=app.clock.now())
+                )
+                while looked.acquire(blocking=False):
+                    pass
+                for _ in range(2):  # a look that had begun before, and one that saw this
+                    assert looked.acquire(timeout=60)
+            finish(app, lease)
+
+    monkeypatch.setattr(Board, "show", seen)
+    monkeypatch.setattr("mirror_sync.cli.sync.SHOW_EVERY_SECONDS", 0.0)
+    bench("add", ONE)
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert bench("sync", NAME, "--wait", "--timeout", "60s") == 0
+    worker.join()
+    (told,) = [line for line in bench.err.splitlines() if line.startswith(f"mirror={NAME} ")]
+    assert " kind=lfs way=parts unit=bytes done=60 total=100 percent=60 " in told
+    assert " connections=4 cuts=1" in told
 
 
 @pytest.mark.parametrize(
