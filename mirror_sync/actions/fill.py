@@ -198,6 +198,7 @@ class _Job:
         self._meter = Meter(clock.monotonic())
         self._told_at = clock.monotonic()
         self._place: tuple[int, int | None] = (0, None)
+        self._done_before: int | None = None
         self._fruitless = 0
         self._given_up = 0
         self._busy: _Source | None = None
@@ -622,6 +623,8 @@ class _Job:
 
     def _show(self, done: int, total: int | None) -> None:
         self._place = (done, total)
+        if total is not None and self._done_before is None:
+            self._done_before = done
         now = self.clock.monotonic()
         if now - self._told_at < REPORT_SECONDS:
             return
@@ -639,6 +642,7 @@ class _Job:
                 sources=(self._busy.upstream.host,) if self._busy is not None else (),
                 began_at=self._began_at,
                 at=self.clock.now(),
+                done_before=self._done_before or 0,
             )
         )
 

@@ -67,6 +67,8 @@ class Progress:
     began_at: float = 0.0
     at: float = 0.0
     """Unix seconds of this reading."""
+    done_before: int = 0
+    """What of ``done`` was here when the job began, by an earlier one: no measure of the pace."""
 
     def is_stale(self, now: float) -> bool:
         """Tell whether nobody has told of it for a while: nothing arrives, or its worker is gone."""
@@ -80,8 +82,8 @@ class Progress:
         left = self.total - self.done
         if self.kind is Kind.LFS:
             return left / self.rate if self.rate > 0 else None
-        took = self.at - self.began_at
-        return left * took / self.done if self.done > 0 and took > 0 else None
+        took, gained = self.at - self.began_at, self.done - self.done_before
+        return left * took / gained if gained > 0 and took > 0 else None
 
 
 class Meter:
