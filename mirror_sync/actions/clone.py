@@ -69,6 +69,9 @@ NAMED: Final = 10
 SETTLED: Final = frozenset({"MS-L501"})
 """No LFS here at all: nothing to wait for."""
 
+FINAL: Final = frozenset({"MS-L400", "MS-L413", "MS-L422"})
+"""What becomes of an LFS object that trying again does not mend: refused, too large, or wrong bytes each time."""
+
 RUN_AGAIN: Final = "run the same command again: it goes on where it stopped"
 
 T = TypeVar("T")
@@ -173,10 +176,7 @@ def _bring(job: _Job, observation: Observation | None) -> None:
 def _observe(job: _Job, *, patience: int = PATIENCE) -> Observation:
     """Take upstream's refs, with a credential where it wants one that somebody knows."""
     job.say(f"asking {job.source.host} for its refs")
-    try:
-        observation = _persist(job, _ask_refs, patience=patience)
-    except UpstreamRefused as error:
-        observation = _observe_with_credential(job, error)
+    observation = _identified(job, _ask_refs, patience=patience)
     branch = job.order.branch
     if branch and not {f"refs/heads/{branch}", f"refs/tags/{branch}"} & observation.snapshot.tips.keys():
         raise UsageError(
@@ -185,30 +185,33 @@ def _observe(job: _Job, *, patience: int = PATIENCE) -> Observation:
     return observation
 
 
-def _observe_with_credential(job: _Job, refused: UpstreamRefused) -> Observation:
+def _identified(job: _Job, step: Callable[[_Job], T], *, patience: int = PATIENCE) -> T:
+    """Do a step, and where upstream wants to know who asks, do it again with a credential that somebody knows."""
     credentials = job.world.credentials
-    job.credential = credentials.fill() if credentials is not None else None
-    if credentials is None or job.credential is None:
-        raise UpstreamRefused(
-            refused.message,
-            why=refused.why,
-            remedy="give a token that may read it: --token-file FILE, or set up a credential helper of git",
-            code=refused.code,
-        ) from refused
+    try:
+        return _persist(job, step, patience=patience)
+    except UpstreamRefused as error:
+        known = credentials.fill() if credentials is not None and job.credential is None else None
+        if credentials is None or known is None:
+            raise _refused(
+                error, "give a token that may read it: --token-file FILE, or set up git's credential helper"
+            ) from error
+    job.credential = known
     job.source.close()
     job.upstream = None
     try:
-        observation = _persist(job, _ask_refs)
+        done = _persist(job, step)
     except UpstreamRefused as error:
-        credentials.reject(job.credential)
-        raise UpstreamRefused(
-            error.message,
-            why=error.why,
-            remedy="check user name and token; git's credential helper has been told that they do not work",
-            code=error.code,
+        credentials.reject(known)
+        raise _refused(
+            error, "check user name and token; git's credential helper was told that they do not work"
         ) from error
-    credentials.approve(job.credential)
-    return observation
+    credentials.approve(known)
+    return done
+
+
+def _refused(error: UpstreamRefused, remedy: str) -> UpstreamRefused:
+    return UpstreamRefused(error.message, why=error.why, remedy=remedy, code=error.code)
 
 
 def _ask_refs(job: _Job) -> Observation:
@@ -364,8 +367,8 @@ def _bring_lfs(job: _Job, tip: GitOid, needs: Sequence[TipNeed]) -> set[Pointer]
     if not wanted:
         return set()
     server = place.lfs_url(tip)
-    upstream = job.world.open_lfs(server, job.credential) if server else job.source
-    if upstream is None:
+    upstream = job.world.open_lfs(server, job.credential) if server else None
+    if server and upstream is None:
         job.missing.append(
             f"{len(wanted)} LFS files are left as pointers: their server {printable(server)} is not spoken to here; "
             "run: git lfs pull"
@@ -378,17 +381,17 @@ def _bring_lfs(job: _Job, tip: GitOid, needs: Sequence[TipNeed]) -> set[Pointer]
     def step(job: _Job) -> None:
         left = [pointer for pointer in wanted if pointer not in reasons and not objects.has(pointer)]
         if left:
-            done = _transfer(job, upstream, left, objects)
+            done = _transfer(job, job.source if upstream is None else upstream, left, objects)
             reasons.update(_given_up(done, left))
 
     try:
-        _persist(job, step)
+        _identified(job, step)
     except (UpstreamRefused, AddressRefused, UpstreamUnavailable) as error:
         if not server and error.code not in SETTLED:
             raise
         reasons.update((pointer, str(error)) for pointer in wanted if not objects.has(pointer))
     finally:
-        if upstream is not job.source:
+        if upstream is not None:
             upstream.close()
     lines = [f"{printable(wanted[pointer])}: left as a pointer: {reason}" for pointer, reason in reasons.items()]
     job.missing += _some(sorted(lines), "LFS files")
@@ -411,9 +414,9 @@ def _transfer(job: _Job, upstream: Upstream, wanted: Sequence[Pointer], objects:
     job.received += done.bytes_fetched
     if done.error is not None:
         raise done.error
-    for code, message in done.failed.values():
-        if code.startswith("MS-U"):
-            raise UpstreamUnavailable(message, code=code)
+    for oid, (code, message) in done.failed.items():
+        if code not in FINAL:
+            raise UpstreamUnavailable(f"LFS object {oid} did not come", why=message, code=code)
     return done
 
 
