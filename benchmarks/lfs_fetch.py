@@ -82,7 +82,8 @@ def ours(origin: str, pointer: Pointer, work: Path) -> tuple[float, float]:
         report = transfer(
             [pointer],
             mirror=MirrorName(NAME),
-            upstream=upstream,
+            sources=[upstream],
+            report=lambda progress: None,
             objects=objects,
             parallel=ThreadParallel(),
             clock=clock,

@@ -1,28 +1,36 @@
-"""Download actions, asked for in batches just ahead of need, so that they do not expire unused."""
+"""A place that LFS objects come from: its download actions, asked for just ahead of need, and how fast it is."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-from mirror_sync.actions.course import Course
-from mirror_sync.domain.names import RefName
-from mirror_sync.domain.pointers import Pointer
-from mirror_sync.errors import MirrorSyncError, UpstreamInvalid, UpstreamUnavailable
+from mirror_sync.errors import MirrorSyncError, RateLimited
 from mirror_sync.ports import LfsAnswer, Upstream
 
 EXPIRY_MARGIN = 60.0
 SETTLED = frozenset({"MS-L501", "MS-L509"})
 """No LFS here, budget used up: trying again within the minute changes nothing."""
 
+RATE_WEIGHT = 0.3
+LIMITED_SECONDS = 60.0
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(eq=False, slots=True)
 class Granted:
-    """A batch answer and when it was asked for."""
+    """A batch answer and when it was asked for (Unix seconds)."""
 
     answer: LfsAnswer
     asked_at: float
+    used: bool = False
+    """Whether bytes came through its action."""
+    tried: bool = False
+    short: bool = False
+    """Whether it was as good as expired when it came: then it is tried once all the same."""
+
+    def usable(self, now: float) -> bool:
+        """Tell whether its action may be used at the Unix time ``now``."""
+        return (self.short and not self.tried) or not self.stale(now)
 
     def stale(self, now: float) -> bool:
         """Tell whether the action expires within a minute, or within half of its life where that is shorter."""
@@ -31,108 +39,52 @@ class Granted:
             return False
         return now >= expires_at - min(EXPIRY_MARGIN, max(0.0, expires_at - self.asked_at) / 2)
 
+    @property
+    def host(self) -> str:
+        """The host that the action leads to."""
+        return urlsplit(self.answer.action.href).netloc.rpartition("@")[2] if self.answer.action else ""
 
-class Batches:
-    """Answers for the objects of ``order``, each asked for once and again when it went stale.
 
-    Used by many threads: one asks, the others that need the same batch wait for it.
-    Whoever takes an object when half a batch is left asks for the next one first,
-    while the others go on.
-    """
+class Source:
+    """The upstream (``number`` 0) or an accelerator; guarded by the board's lock."""
 
-    def __init__(
-        self,
-        order: Sequence[Pointer],
-        *,
-        upstream: Upstream,
-        course: Course,
-        size: int,
-        attempts: int,
-        ref: RefName | None,
-    ) -> None:
-        self._order = order
-        self._places = {pointer: place for place, pointer in enumerate(order)}
-        self._upstream = upstream
-        self._course = course
-        self._size = size
-        self._attempts = attempts
-        self._ref = ref
-        self._granted: dict[Pointer, Granted] = {}
-        self._asking: set[Pointer] = set()
-        self._taken: set[Pointer] = set()
-        self._ahead = 0
-        self._changed = threading.Condition()
+    def __init__(self, number: int, upstream: Upstream) -> None:
+        self.number = number
+        self.upstream = upstream
+        self.host = upstream.host
+        self.dead: MirrorSyncError | None = None
+        """Why it is not used any more."""
+        self.served_by = ""
+        """The host that its actions lead to."""
+        self.limited: RateLimited | None = None
+        """How it asked us to wait, last."""
+        self.ask_after = 0.0
+        """Until when it wants no batch request, in Unix seconds."""
+        self.retry_at = 0.0
+        """When it may be asked for actions again, in monotonic seconds."""
+        self.failures = 0
+        self.asked = 0
+        """How far the order was asked for."""
+        self.asking = 0
+        """Batch requests under way."""
+        self.legs = 0
+        self.rate: float | None = None
+        """Bytes per second of one connection."""
+        self.delay = 0.0
+        """Seconds from a request to its first byte."""
 
-    def take(self, pointer: Pointer) -> Granted:
-        """Return the answer for one object of the order, asking for it and those after it when there is none."""
-        asked = False
-        while True:
-            with self._changed:
-                while pointer in self._asking:
-                    self._changed.wait()
-                granted = self._granted.pop(pointer, None)
-                if granted is not None and (asked or not granted.stale(self._course.clock.now())):
-                    self._taken.add(pointer)
-                    break
-                group = self._claim(self._places[pointer])
-            self._fetch(group)
-            asked = True
-        self._look_ahead(self._places[pointer])
-        return granted
+    @property
+    def first(self) -> bool:
+        """Whether it is the upstream itself."""
+        return self.number == 0
 
-    def renew(self, pointer: Pointer) -> Granted:
-        """Ask for a fresh answer for one object alone."""
-        asked_at = self._course.clock.now()
-        return Granted(self._ask([pointer])[0], asked_at)
-
-    def _claim(self, place: int) -> list[Pointer]:
-        """Choose what the next batch asks for, from ``place`` on, and let nobody else ask for it."""
-        now = self._course.clock.now()
-        group: list[Pointer] = []
-        while place < len(self._order) and len(group) < self._size:
-            pointer = self._order[place]
-            known = self._granted.get(pointer)
-            if pointer not in self._asking | self._taken and (known is None or known.stale(now)):
-                group.append(pointer)
-            place += 1
-        self._ahead = max(self._ahead, place)
-        self._asking.update(group)
-        return group
-
-    def _look_ahead(self, place: int) -> None:
-        with self._changed:
-            if self._ahead >= len(self._order) or self._ahead - place > self._size // 2:
-                return
-            group = self._claim(self._ahead)
-        try:
-            self._fetch(group)
-        except MirrorSyncError:
-            # The course holds the reason and nothing new begins; the object in hand has its answer.
+    def measured(self, *, size: int, seconds: float) -> None:
+        """Take note of how fast one connection was."""
+        if seconds <= 0:
             return
+        rate = size / seconds
+        self.rate = rate if self.rate is None else (1 - RATE_WEIGHT) * self.rate + RATE_WEIGHT * rate
 
-    def _fetch(self, group: Sequence[Pointer]) -> None:
-        asked_at = self._course.clock.now()
-        try:
-            answers = self._ask(group) if group else []
-            with self._changed:
-                self._granted.update({answer.pointer: Granted(answer, asked_at) for answer in answers})
-        finally:
-            with self._changed:
-                self._asking.difference_update(group)
-                self._changed.notify_all()
-
-    def _ask(self, group: Sequence[Pointer]) -> list[LfsAnswer]:
-        """Ask upstream, again when it fails; what cannot be helped halts the course and is raised."""
-        failures = 0
-        while True:
-            self._course.go_on()
-            try:
-                return self._upstream.batch(group, ref=self._ref)
-            except (UpstreamUnavailable, UpstreamInvalid) as error:
-                failures += 1
-                if failures >= self._attempts or error.code in SETTLED:
-                    self._course.halt(error)
-                else:
-                    self._course.wait(failures)
-            except MirrorSyncError as error:
-                self._course.halt(error)
+    def answered(self, seconds: float) -> None:
+        """Take note of how long the first byte took."""
+        self.delay = seconds if not self.delay else (1 - RATE_WEIGHT) * self.delay + RATE_WEIGHT * seconds

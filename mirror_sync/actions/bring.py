@@ -1,254 +1,272 @@
-"""Bring one LFS object across, whatever the link and the server do meanwhile."""
+"""Bring LFS objects across, whatever the link and the servers do meanwhile."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
-from mirror_sync.actions.batches import Batches, Granted
+from mirror_sync.actions.board import Ask, Begin, Board, Hand, Look, Promote, Rules, Task
 from mirror_sync.actions.course import Course
-from mirror_sync.domain.names import printable
-from mirror_sync.domain.parts import count, plan
-from mirror_sync.domain.pointers import Pointer
+from mirror_sync.actions.wanted import Brought, End, Leg, Wanted
+from mirror_sync.domain.names import RefName
+from mirror_sync.domain.parts import Part, count
 from mirror_sync.errors import (
-    AddressRefused,
     Interrupted,
     MirrorSyncError,
     ObjectBusy,
     ObjectCorrupt,
-    ObjectMissingUpstream,
-    RateLimited,
     StorageFailed,
     StorageFull,
-    UpstreamGone,
     UpstreamInvalid,
     UpstreamUnavailable,
 )
-from mirror_sync.ports import Incomplete, LfsAction, LfsBody, ObjectStore, Upstream
+from mirror_sync.ports import LfsBody, ObjectStore
 
-WHOLE_BYTES = 4 << 30
-"""Up to this size an object is asked for in one request; larger ones in pieces.
+TOGETHER_BYTES = 4 << 20
+"""Objects up to this size are promoted together with others."""
 
-Hugging Face answers 400 to a request for a whole file above 50 GB (xet-core#592) and serves its ranges.
-"""
-
-PIECE_BYTES = 1 << 30
-PROGRESS_BYTES = 64 << 10
-"""A try that brings less than this does not count as progress."""
-
-GONE_ANSWERS = 2
-"""A link may be gone because it expired; one gone twice, fresh both times, names an object that is not there."""
-
-LIMITED_SECONDS = 60.0
-MAX_TEXT = 300
-
-
-class End(StrEnum):
-    """What became of one object."""
-
-    ARRIVED = "arrived"
-    MISSING = "missing"
-    FAILED = "failed"
-    BUSY = "busy"
-    LEFT = "left"
-    """Not brought because the transfer ended before; nobody's fault."""
-
-
-@dataclass(frozen=True, slots=True)
-class Brought:
-    """How bringing one object ended, with a code and a sentence unless it arrived."""
-
-    end: End
-    code: str = ""
-    message: str = ""
+PASS_OVER_BYTES = 1 << 20
+"""So much of what is here already may come again before another answer is tried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bringer:
-    """Brings objects of one transfer; safe for many threads at once.
+    """Does what the board says; safe for many hands at once."""
 
-    ``attempts`` tries in a row may pass without progress, ``wrong`` times may the bytes be wrong.
-    """
-
-    upstream: Upstream
+    board: Board
     objects: ObjectStore
-    batches: Batches
     course: Course
-    attempts: int
-    wrong: int
+    rules: Rules
+    ref: RefName | None
 
-    def bring(self, pointer: Pointer) -> Brought:
-        """Return how it ended; never raises one of our errors."""
-        course = self.course
+    def work(self, hand: Hand) -> None:
+        """Do one thing after another until there is nothing for this hand."""
+        board = self.board
         try:
-            course.go_on()
-            with self.objects.incomplete(pointer) as incomplete:
-                return self._bring(pointer, incomplete)
-        except ObjectBusy as error:
-            return Brought(End.BUSY, error.code, str(error))
-        except (Interrupted, RateLimited) as error:
-            course.halt(error)
-            return Brought(End.LEFT)
-        except (StorageFull, StorageFailed) as error:
-            course.halt(error)
-            return Brought(End.FAILED, error.code, str(error))
-        except MirrorSyncError as error:
-            return Brought(End.LEFT) if error is course.error else Brought(End.FAILED, error.code, str(error))
+            task = hand.task
+            while task is not None:
+                self._do(task, hand)
+                task = board.next(hand)
+        except BaseException:
+            board.crashed = True
+            raise
+        finally:
+            with board.changed:
+                board.free(hand)
+                board.running -= 1
+                board.changed.notify_all()
 
-    def _bring(self, pointer: Pointer, incomplete: Incomplete) -> Brought:
+    def _do(self, task: Task, hand: Hand) -> None:
+        if isinstance(task, Ask):
+            self._ask(task)
+        elif isinstance(task, Look):
+            self._look(task.wanted)
+        elif isinstance(task, Begin):
+            self._begin(task.wanted, hand)
+        elif isinstance(task, Promote):
+            self._promote(task.group)
+        else:
+            self._fetch(task)
+
+    # -- asking
+
+    def _ask(self, ask: Ask) -> None:
+        asked_at = self.course.clock.now()
+        try:
+            answers = ask.source.upstream.batch([wanted.pointer for wanted in ask.group], ref=self.ref)
+        except MirrorSyncError as error:
+            self.board.unanswered(ask, error)
+        else:
+            self.board.answered(ask, answers, asked_at=asked_at)
+        self._close_ended(ask.group)
+
+    # -- one object
+
+    def _begin(self, wanted: Wanted, hand: Hand) -> None:
+        gaps = self._hold(wanted)
+        if gaps is None:
+            return
+        self.course.found(wanted.size - count(gaps))
+        self.board.opened(wanted, gaps)
+        if not gaps:
+            self._check_whole(wanted)
+            return
+        leg = self.board.part_of(wanted, hand)
+        if leg is not None:
+            self._fetch(leg)
+
+    def _check_whole(self, wanted: Wanted) -> None:
+        if self.board.whole(wanted):
+            self._check(wanted)
+
+    def _look(self, wanted: Wanted) -> None:
+        gaps = self._hold(wanted)
+        if gaps == []:
+            self.course.found(wanted.size)
+            self.board.opened(wanted, gaps)
+            self._check_whole(wanted)
+        elif gaps is not None:
+            self.close(wanted)
+            self.board.looked(wanted)
+
+    def _hold(self, wanted: Wanted) -> list[Part] | None:
+        """Take hold of an object and return what is missing; ``None`` when it cannot be held, which is noted."""
+        holder = self.objects.incomplete(wanted.pointer)
+        try:
+            incomplete = holder.__enter__()
+        except ObjectBusy as error:
+            self.board.busy(wanted, error.code)
+            return None
+        except MirrorSyncError as error:
+            self._storage_failed(wanted, error)
+            return None
+        wanted.holder, wanted.incomplete = holder, incomplete
         try:
             incomplete.reserve()
+            return incomplete.missing()
         except StorageFull as error:  # smaller ones may fit still
             self.course.short = error
-            return Brought(End.FAILED, error.code, str(error))
-        missing = count(incomplete.missing())
-        self.course.found(pointer.size - missing)
-        return _Fill(self, pointer, incomplete).run()
+            self._end(wanted, Brought(End.FAILED, error.code, str(error)))
+        except MirrorSyncError as error:
+            self._storage_failed(wanted, error)
+        return None
 
+    def _storage_failed(self, wanted: Wanted, error: MirrorSyncError) -> None:
+        if isinstance(error, (StorageFull, StorageFailed)):
+            self.course.halt(error)
+        self._end(wanted, Brought(End.FAILED, error.code, str(error)))
 
-class _Fill:
-    """The tries at one object whose incomplete we hold."""
+    def _end(self, wanted: Wanted, brought: Brought) -> None:
+        self.board.end(wanted, brought)
+        self.close(wanted)
 
-    def __init__(self, bringer: Bringer, pointer: Pointer, incomplete: Incomplete) -> None:
-        self._bringer = bringer
-        self._course = bringer.course
-        self._pointer = pointer
-        self._incomplete = incomplete
-        self._granted: Granted | None = None
-        self._first = True
-        self._failures = 0
-        self._gone = 0
-        self._wrong = 0
-
-    def run(self) -> Brought:
-        """Try until it is promoted, refused, or tried in vain too often."""
-        while True:
-            missing = self._incomplete.missing()
-            before = count(missing)
+    def close(self, wanted: Wanted) -> None:
+        """Let go of an object's incomplete."""
+        holder, wanted.holder = wanted.holder, None
+        if holder is not None:
             try:
-                refused = self._stream(missing)
-                if refused is not None:
-                    return refused
-                self._incomplete.promote()
-                return Brought(End.ARRIVED)
-            except (Interrupted, RateLimited, StorageFull, StorageFailed, AddressRefused):
-                raise
+                holder.__exit__(None, None, None)
             except MirrorSyncError as error:
-                if error is self._course.error:
-                    raise
-                ended = self._failed(error, before=before)
-            if ended is not None:
-                return ended
-            self._course.go_on()
-            self._granted = None
+                self.course.halt(error)
 
-    def _failed(self, error: MirrorSyncError, *, before: int) -> Brought | None:
-        """Take note of a try that did not do; return the end when there is no point in another."""
-        if isinstance(error, ObjectCorrupt):
-            return self._corrupt(error)
-        if isinstance(error, (ObjectMissingUpstream, UpstreamGone)):
-            self._gone += 1
-            if self._gone >= GONE_ANSWERS:
-                return Brought(End.MISSING, "MS-L404", str(error))
-        progress = before - count(self._incomplete.missing())
-        if before and progress >= min(PROGRESS_BYTES, before):
-            self._failures = 0
-            self._course.wait(0)
-            return None
-        self._failures += 1
-        if self._failures >= self._bringer.attempts:
-            self._course.gave_up(error)
-            return Brought(End.FAILED, error.code, str(error))
-        self._course.wait(self._failures)
-        return None
+    def _close_ended(self, group: Sequence[Wanted]) -> None:
+        for wanted in group:
+            if self.board.over(wanted):
+                self.close(wanted)
 
-    def _corrupt(self, error: ObjectCorrupt) -> Brought | None:
-        self._wrong += 1
-        self._course.lost(self._pointer.size)
-        self._course.telemetry.event(
-            "lfs_object_corrupt",
-            mirror=self._course.mirror,
-            oid=self._pointer.oid,
-            actual=error.actual,
-            attempt=self._wrong,
-        )
-        if self._wrong < self._bringer.wrong:
-            return None
-        return Brought(
-            End.FAILED, error.code, f"upstream sent wrong bytes {self._wrong} times: their SHA-256 is {error.actual}"
-        )
+    # -- one part
 
-    # -- one try
-
-    def _stream(self, missing: list[tuple[int, int]]) -> Brought | None:
-        """Fetch what is missing; return a refusal when upstream has no action for this object."""
-        size = self._pointer.size
-        for gap in missing:
-            reached = gap[0]
-            for start, end in plan([gap], piece=PIECE_BYTES if size > WHOLE_BYTES else size):
-                if end <= reached:
-                    continue
-                action = self._action()
-                if isinstance(action, Brought):
-                    return action
-                reached = self._read(action, start=max(start, reached), end=end, gap_end=gap[1])
-        return None
-
-    def _action(self) -> LfsAction | Brought:
-        """Return an action with life in it, asking for a fresh one where needed."""
-        if self._granted is None or self._granted.stale(self._course.clock.now()):
-            batches = self._bringer.batches
-            self._granted = batches.take(self._pointer) if self._first else batches.renew(self._pointer)
-            self._first = False
-        answer = self._granted.answer
-        if answer.action is not None:
-            return answer.action
-        said = printable(answer.error_message)[:MAX_TEXT] or "no reason given"
-        status = answer.error_code
-        if status in (404, 410):
-            return Brought(End.MISSING, f"MS-L{status}", f"upstream says it lacks this object: {said}")
-        if status == 429:
-            raise RateLimited(
-                "upstream asked us to wait for LFS objects",
-                until=self._course.clock.now() + LIMITED_SECONDS,
-                why=said,
-            )
-        if status >= 500:
-            raise UpstreamUnavailable("upstream's LFS server failed for this object", why=f"{status} {said}")
-        return Brought(End.FAILED, "MS-L400", f"upstream's LFS server refuses this object: {status or ''} {said}")
-
-    def _read(self, action: LfsAction, *, start: int, end: int, gap_end: int) -> int:
-        """Ask for ``start`` to ``end``, keep what comes, and return how far it went; raises when it fell short."""
-        body = self._bringer.upstream.open_object(self._pointer, action, start=start, end=end)
+    def _fetch(self, leg: Leg) -> None:
+        wanted, board = leg.wanted, self.board
         try:
-            if body.start > start:
-                raise UpstreamInvalid(
-                    "upstream's LFS server answered with another range",
-                    why=f"asked from byte {start}, answered from {body.start}",
-                )
-            # A server that ignores the range sends the beginning again: pass over what is
-            # here, and take what follows the piece too, since it is coming anyway.
-            limit = end if body.start == start else gap_end
-            at = self._keep(body, start=start, limit=limit)
-        finally:
-            body.close()
-        if at < limit:
-            raise UpstreamUnavailable("the stream ended early", why=f"at byte {at} of {limit}")
-        return at
+            self._stream(leg)
+        except MirrorSyncError as error:
+            complete = board.failed(leg, error)
+        else:
+            complete = board.read(leg)
+        if complete:
+            self._check(wanted)
+        elif board.over(wanted):
+            self.close(wanted)
 
-    def _keep(self, body: LfsBody, *, start: int, limit: int) -> int:
-        position, at = body.start, start
+    def _stream(self, leg: Leg) -> None:
+        wanted, course = leg.wanted, self.course
+        action = leg.granted.answer.action
+        assert action is not None
+        course.opened(leg.place.host)
+        try:
+            body = leg.source.upstream.open_object(wanted.pointer, action, start=leg.start, end=leg.end)
+            try:
+                self._keep(leg, body)
+            finally:
+                body.close()
+        finally:
+            course.closed(leg.place.host)
+
+    def _keep(self, leg: Leg, body: LfsBody) -> None:
+        """Write what comes, as far as it is this leg's; raises when it falls short."""
+        course, board, wanted = self.course, self.board, leg.wanted
+        incomplete = wanted.incomplete
+        assert incomplete is not None
+        if body.start > leg.start:
+            raise UpstreamInvalid(
+                "upstream's LFS server answered with another range",
+                why=f"asked from byte {leg.start}, answered from {body.start}",
+            )
+        if body.start < leg.start:
+            # A server that ignores the range sends the beginning again: pass over what is
+            # here, unless somebody else is fetching the rest, and take what follows too.
+            if leg.start - body.start > PASS_OVER_BYTES and not board.alone(leg):
+                raise UpstreamInvalid("upstream's LFS server ignored the range asked for")
+            board.widen(leg, wanted.size)
+        position, first = body.start, True
         for chunk in body.chunks():
-            self._course.check_stop()
-            after = position + len(chunk)
-            wanted = chunk
-            if position < at or after > limit:
-                wanted = chunk[max(0, at - position) : max(0, limit - position)]
-            if wanted:
-                self._incomplete.write(at, wanted)
-                at += len(wanted)
-            self._course.came(received=len(chunk), kept=len(wanted))
-            position = after
-            if position > limit:
-                break  # more than was asked for; leaving it unread drops the connection
-        return at
+            if course.over:
+                raise Interrupted
+            if first:
+                leg.source.answered(course.clock.monotonic() - leg.began_at)
+                first = False
+            skip = max(0, min(len(chunk), leg.at - position))
+            take = board.claim(leg, len(chunk) - skip)
+            if take:
+                data = chunk if take == len(chunk) else chunk[skip : skip + take]
+                try:
+                    incomplete.write(position + skip, data, source=leg.source.host)
+                finally:
+                    board.wrote(leg)
+            position += len(chunk)
+            self.board.budget.came(leg.place, len(chunk))
+            course.came(received=len(chunk), kept=take)
+            if position > leg.end or (position >= leg.end and leg.end < leg.asked_end):
+                break  # the rest is somebody else's; leaving it unread drops the connection
+        board.budget.came(leg.place, 0, answers=1)
+        if leg.left:
+            raise UpstreamUnavailable("the stream ended early", why=f"at byte {leg.at} of {leg.end}")
+
+    # -- the end
+
+    def _check(self, wanted: Wanted) -> None:
+        """Verify a complete object, and promote it or let it wait for others."""
+        incomplete = wanted.incomplete
+        assert incomplete is not None
+        try:
+            incomplete.verify()
+            if wanted.size <= TOGETHER_BYTES:
+                self.board.ready(wanted)
+                return
+            incomplete.promote()
+        except ObjectCorrupt as error:
+            self._corrupt(wanted, error)
+        except MirrorSyncError as error:
+            self._storage_failed(wanted, error)
+        else:
+            self._end(wanted, Brought(End.ARRIVED))
+
+    def _promote(self, group: Sequence[Wanted]) -> None:
+        incompletes = [wanted.incomplete for wanted in group if wanted.incomplete is not None]
+        try:
+            self.objects.promote(incompletes)
+        except MirrorSyncError as error:
+            for wanted in group:
+                self._storage_failed(wanted, error)
+            return
+        for wanted in group:
+            self._end(wanted, Brought(End.ARRIVED))
+
+    def _corrupt(self, wanted: Wanted, error: ObjectCorrupt) -> None:
+        wanted.wrong_times += 1
+        self.course.lost(wanted.size)
+        self.course.telemetry.event(
+            "lfs_object_corrupt",
+            mirror=self.course.mirror,
+            oid=wanted.pointer.oid,
+            actual=error.actual,
+            attempt=wanted.wrong_times,
+        )
+        assert wanted.incomplete is not None
+        wanted.incomplete.restart()
+        if wanted.wrong_times < self.rules.wrong:
+            self.board.again(wanted)
+            return
+        text = f"upstream sent wrong bytes {wanted.wrong_times} times: their SHA-256 is {error.actual}"
+        self._end(wanted, Brought(End.FAILED, error.code, text))

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mirror_sync.actions.batches import Batches
-from mirror_sync.actions.bring import Bringer, Brought, End
+from mirror_sync.actions.batches import Source
+from mirror_sync.actions.board import Board, Hand, Rules
+from mirror_sync.actions.bring import Bringer
+from mirror_sync.actions.budget import Budget
 from mirror_sync.actions.course import Course
+from mirror_sync.actions.wanted import Brought, End
 from mirror_sync.domain.names import LfsOid, MirrorName, RefName
 from mirror_sync.domain.pointers import EMPTY_OID, Pointer
+from mirror_sync.domain.progress import Progress
 from mirror_sync.errors import Interrupted, MirrorSyncError, StorageFull
 from mirror_sync.ports import Clock, ObjectStore, Parallel, Telemetry, Upstream
 
-BUSY_POLL_SECONDS = 1.0
+LOOK_SECONDS = 0.02
+"""How often it is looked whether one more connection is worth it."""
+
+EXTRA_HANDS = 2
+"""Hands that may ask for actions or promote objects while every connection is in use."""
+
+
+def never() -> bool:
+    """Nobody waits."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +35,7 @@ class TransferLimits:
     """How much at once, how large, how often in vain."""
 
     connections: int = 8
-    """Objects under way at once."""
+    """Connections of one transfer at once."""
     max_object_bytes: int | None = None
     batch: int = 100
     attempts: int = 5
@@ -31,6 +44,8 @@ class TransferLimits:
     """Times an object's bytes may be wrong."""
     busy_seconds: float = 600.0
     """How long to wait for another run that is fetching the same object."""
+    budget: Budget | None = None
+    """The connections that all transfers of the process share; without it this one has its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +56,8 @@ class TransferReport:
     ``known_missing`` upstream itself says it lacks, with code and text; ``failed`` could
     not be had this time.  ``error`` is why the transfer stopped before its end or could
     not take everything: :class:`Interrupted`, :class:`RateLimited`, :class:`StorageFull`,
-    or what the LFS server as a whole answered.
+    what the LFS server as a
+    whole answered, or :class:`Preempted`.
     """
 
     arrived: frozenset[LfsOid] = frozenset()
@@ -55,20 +71,26 @@ def transfer(
     wanted: Sequence[Pointer],
     *,
     mirror: MirrorName,
-    upstream: Upstream,
+    sources: Sequence[Upstream],
     objects: ObjectStore,
     parallel: Parallel,
     clock: Clock,
     telemetry: Telemetry,
     limits: TransferLimits,
     stop: threading.Event,
+    report: Callable[[Progress], None],
+    yielding: Callable[[], bool] = never,
     ref: RefName | None = None,
 ) -> TransferReport:
-    """Bring ``wanted`` across, small before large, several at once, and return what became of each.
+    """Bring ``wanted`` across, small before large, and return what became of each.
 
-    Every promoted object is durable when this returns, and parts of the others stay for
-    the next time.  Ends soon, with :class:`Interrupted` in the report, once ``stop`` is set.
-    Raises only :class:`StorageFailed`, when the store cannot even be looked at.
+    ``sources`` are the upstream and then nearer places of the same bytes, which are never
+    believed about anything else.  Every object arrived is durable when this returns, and
+    parts of the others stay for the next time.  ``report`` hears how far it is about once
+    a second and at the end.  Ends soon, with :class:`Interrupted` in the report, once
+    ``stop`` is set, and with :class:`Preempted` once ``yielding``, asked about once a
+    second, says that others wait.  Raises only :class:`StorageFailed`, when the store
+    cannot even be looked at.
     """
     ends: dict[LfsOid, Brought] = {}
     todo: list[Pointer] = []
@@ -82,14 +104,35 @@ def transfer(
         else:
             todo.append(pointer)
     total = sum(pointer.size for pointer in todo)
-    course = Course(mirror, clock=clock, telemetry=telemetry, stop=stop, total=total)
+    course = Course(
+        mirror,
+        clock=clock,
+        telemetry=telemetry,
+        stop=stop,
+        total=total,
+        items=len(todo),
+        report=report,
+        yielding=yielding,
+    )
     if todo:
         _warn_of_space(objects, course, total)
-        _in_rounds(
-            todo, ends, upstream=upstream, objects=objects, parallel=parallel, course=course, limits=limits, ref=ref
-        )
+        rules = Rules(limits.batch, limits.attempts, limits.wrong, limits.busy_seconds)
+        budget = limits.budget if limits.budget is not None else Budget(limits.connections, clock=clock)
+        places = [Source(number, upstream) for number, upstream in enumerate(sources)]
+        board = Board(todo, places, begun=objects.begun(), budget=budget, course=course, rules=rules)
+        bringer = Bringer(board, objects, course, rules, ref)
+        try:
+            for _, done in parallel.each(bringer.work, _hands(board), limit=limits.connections + EXTRA_HANDS):
+                if isinstance(done, Exception):
+                    raise done  # work turns every error of ours into an end
+        finally:
+            for left in board.unfinished():
+                bringer.close(left)
+            budget.leave(board.share)
+        for pointer, brought in board.ends:
+            _file(ends, pointer, brought)
         course.tell()
-        if stop.is_set() and any(pointer.oid not in ends for pointer in todo):
+        if stop.is_set() and not board.finished:
             course.halt(Interrupted())
     return TransferReport(
         arrived=frozenset(oid for oid, brought in ends.items() if brought.end is End.ARRIVED),
@@ -100,55 +143,37 @@ def transfer(
     )
 
 
-def _in_rounds(
-    todo: list[Pointer],
-    ends: dict[LfsOid, Brought],
-    *,
-    upstream: Upstream,
-    objects: ObjectStore,
-    parallel: Parallel,
-    course: Course,
-    limits: TransferLimits,
-    ref: RefName | None,
-) -> None:
-    """Bring everything once; then come back to what another run was fetching, until that has ended."""
-    busy_since: float | None = None
-    while todo and course.open:
-        batches = Batches(todo, upstream=upstream, course=course, size=limits.batch, attempts=limits.attempts, ref=ref)
-        bringer = Bringer(upstream, objects, batches, course, attempts=limits.attempts, wrong=limits.wrong)
-        busy: list[Pointer] = []
-        for pointer, brought in parallel.each(bringer.bring, _while_open(todo, course), limit=limits.connections):
-            if isinstance(brought, Exception):
-                raise brought  # bring turns every error of ours into an end
-            if brought.end is End.BUSY:
-                busy.append(pointer)
-            else:
-                _file(ends, pointer, brought)
-        todo = busy
-        if todo:
-            busy_since = course.clock.monotonic() if busy_since is None else busy_since
-            if course.clock.monotonic() - busy_since >= limits.busy_seconds:
-                for pointer in todo:
-                    _file(ends, pointer, _still_busy(limits.busy_seconds))
+def _hands(board: Board) -> Iterator[Hand]:
+    """Yield a hand whenever there is something for one more to do, until nothing is left."""
+    course = board.course
+    while True:
+        course.tick()
+        hand = Hand()
+        with board.changed:
+            if board.crashed:
                 return
-            try:
-                course.pause(BUSY_POLL_SECONDS)
-            except Interrupted as error:
-                course.halt(error)
-
-
-def _while_open(todo: Sequence[Pointer], course: Course) -> Iterator[Pointer]:
-    for pointer in todo:
-        if not course.open:
+            hand.task = board.next(hand)
+            if hand.task is not None:
+                board.running += 1
+            elif board.running:
+                board.free(hand)
+                board.changed.wait(LOOK_SECONDS)
+                continue
+        if hand.task is not None:
+            yield hand
+            continue
+        board.free(hand)
+        seconds = board.pause()
+        if seconds is None:
             return
-        yield pointer
+        course.pause(seconds)
 
 
 def _file(ends: dict[LfsOid, Brought], pointer: Pointer, brought: Brought) -> None:
     # Two pointers may claim different sizes for one oid. One of them is wrong, and the
     # true one decides.
     known = ends.get(pointer.oid)
-    if brought.end is not End.LEFT and (known is None or known.end is not End.ARRIVED):
+    if known is None or known.end is not End.ARRIVED:
         ends[pointer.oid] = brought
 
 
@@ -158,10 +183,6 @@ def _texts(ends: Mapping[LfsOid, Brought], end: End) -> dict[LfsOid, tuple[str, 
 
 def _too_large(pointer: Pointer, limit: int) -> Brought:
     return Brought(End.FAILED, "MS-L413", f"{pointer.size} bytes are more than lfs.max_object allows ({limit})")
-
-
-def _still_busy(seconds: float) -> Brought:
-    return Brought(End.FAILED, "MS-L409", f"another run has been fetching this object for more than {seconds:.0f} s")
 
 
 def _warn_of_space(objects: ObjectStore, course: Course, total: int) -> None:

@@ -33,6 +33,18 @@ def add(parts: Sequence[Part], part: Part) -> list[Part]:
     return [*parts[:first], (start, end), *parts[last:]]
 
 
+def remove(parts: Sequence[Part], part: Part) -> list[Part]:
+    """Return merged ``parts`` without the bytes of ``part``."""
+    start, end = part
+    first = bisect_right(parts, start, key=lambda known: known[1])
+    last = bisect_left(parts, end, key=lambda known: known[0])
+    if start >= end or first >= last:
+        return list(parts)
+    left = (parts[first][0], start)
+    right = (end, parts[last - 1][1])
+    return [*parts[:first], *(part for part in (left, right) if part[0] < part[1]), *parts[last:]]
+
+
 def subtract(whole: Part, parts: Sequence[Part]) -> list[Part]:
     """Return what of ``whole`` the merged ``parts`` leave, ascending."""
     at, end = whole

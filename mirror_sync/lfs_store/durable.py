@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mirror_sync.errors import MirrorSyncError, StorageFailed, StorageFull
 
+_libc = ctypes.CDLL(None, use_errno=True)
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 CANNOT_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
 
@@ -44,6 +45,17 @@ def sync_directory(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_file_system(path: Path) -> None:
+    """Make everything durable that the file system of ``path`` holds: for many files at once cheaper than one by one."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(fd) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
     finally:
         os.close(fd)
 
@@ -93,9 +105,8 @@ def write_all(fd: int, data: bytes, offset: int) -> None:
 def _find_fallocate() -> ctypes._NamedFuncPointer | None:
     # os.posix_fallocate writes a byte into every block where the file system cannot
     # allocate: minutes for a large object, and then it only slows the real writes.
-    libc = ctypes.CDLL(None, use_errno=True)
     for name in ("fallocate64", "fallocate"):
-        found: ctypes._NamedFuncPointer | None = getattr(libc, name, None)
+        found: ctypes._NamedFuncPointer | None = getattr(_libc, name, None)
         if found is not None:
             found.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
             found.restype = ctypes.c_int

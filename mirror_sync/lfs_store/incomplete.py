@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from dataclasses import dataclass
+from pathlib import Path
 
-from mirror_sync.domain.parts import Part, add, clip, count, subtract
+from mirror_sync.domain.parts import Part, add, clip, count, remove, subtract
 from mirror_sync.domain.pointers import Pointer
 from mirror_sync.errors import ObjectCorrupt, UsageError
 from mirror_sync.lfs_store import journal
 from mirror_sync.lfs_store.beside import Lane
-from mirror_sync.lfs_store.durable import allocate, remove, sync_directory, told, write_all
+from mirror_sync.lfs_store.durable import allocate, sync_directory, told, write_all
+from mirror_sync.lfs_store.durable import remove as delete
 from mirror_sync.lfs_store.layout import Layout
 from mirror_sync.lfs_store.prefix_hash import PrefixHash
 from mirror_sync.lfs_store.space import Space
@@ -53,30 +56,38 @@ class FileIncomplete:
         large = pointer.size > SMALL
         self._hash = PrefixHash(fd, beside=large)
         self._syncs = Lane("lfs-sync") if large else None
+        self._guard = threading.Lock()
+        """Held for every look at or change of what is written, never while bytes are."""
         self._allocated = False
+        self._verified = False
         self._unchecked = 0
         self._unsynced = 0
         self._lost = False
         self._synced_at = shop.clock.monotonic()
-        self._durable: list[Part] = [] if here else self._load()
+        self._durable: list[Part] = []
+        self._durable_from: dict[str, list[Part]] = {}
+        if not here:
+            self._load()
         self._written = self._durable
+        self._from = self._durable_from
 
-    def _load(self) -> list[Part]:
-        told_of = journal.load(self._journal, self.pointer)
+    def _load(self) -> None:
+        told_of, origins = journal.load(self._journal, self.pointer)
         parts = clip(told_of, os.fstat(self._fd).st_size)
         if parts != told_of or (not parts and self._journal.exists()):
             # A journal that says more than the data holds belongs to data that is gone.
             # It must not come true by itself when the file grows again.
             self._forget_journal()
-            return []
-        return parts
+            return
+        self._durable, self._durable_from = parts, origins
 
     def missing(self) -> list[Part]:
         """Make what was written durable; return the half-open ranges that are not here, ascending."""
         if self._here:
             return []
-        self._settle()
-        return subtract((0, self.pointer.size), self._written)
+        with self._guard:
+            self._settle()
+            return subtract((0, self.pointer.size), self._written)
 
     def reserve(self) -> None:
         """Set disk space aside for what is missing; raises :class:`StorageFull` when it does not fit above the reserve."""
@@ -90,8 +101,8 @@ class FileIncomplete:
                 with told("set disk space aside for an LFS object"):
                     self._allocated = allocate(self._fd, self.pointer.size)
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Write ``data`` at ``offset``; never past the object's size.  Durable from time to time and at close."""
+    def write(self, offset: int, data: bytes, *, source: str = "") -> None:
+        """Write ``data``, which ``source`` sent, at ``offset``; see :meth:`mirror_sync.ports.Incomplete.write`."""
         end = offset + len(data)
         if offset < 0 or end > self.pointer.size or self._here:
             raise UsageError(f"bytes {offset} to {end} are not part of what is missing of {self.pointer.oid}")
@@ -99,34 +110,62 @@ class FileIncomplete:
             self._check_space(len(data))
         with told("write a part of an LFS object"):
             write_all(self._fd, data, offset)
-            self._written = add(self._written, (offset, end))
-            self._hash.follow(offset, data, written=self._written)
-            self._unsynced += len(data)
-            if (
-                self._unsynced >= self._shop.sync_bytes
-                or self._shop.clock.monotonic() >= self._synced_at + SYNC_SECONDS
-            ):
-                self._sync_beside()
+            with self._guard:
+                self._verified = False
+                self._written = add(self._written, (offset, end))
+                self._note_source(source, (offset, end))
+                self._hash.follow(offset, data, written=self._written)
+                self._unsynced += len(data)
+                if (
+                    self._unsynced >= self._shop.sync_bytes
+                    or self._shop.clock.monotonic() >= self._synced_at + SYNC_SECONDS
+                ):
+                    self._sync_beside()
+
+    def _note_source(self, source: str, part: Part) -> None:
+        # Never changed in place: the journal may be writing the one before.
+        sent = {name: remove(parts, part) for name, parts in self._from.items() if name != source}
+        if source:
+            sent[source] = add(self._from.get(source, []), part)
+        self._from = sent
 
     def _check_space(self, size: int) -> None:
-        self._unchecked += size
-        if self._unchecked >= min(CHECK_BYTES, self.pointer.size):
-            self._shop.space.check(self._unchecked)
-            self._unchecked = 0
+        with self._guard:
+            self._unchecked += size
+            if self._unchecked < min(CHECK_BYTES, self.pointer.size):
+                return
+            size, self._unchecked = self._unchecked, 0
+        self._shop.space.check(size)
+
+    def origins(self) -> list[tuple[int, int, str]]:
+        """Return what is here as ascending ``(start, end, source)``."""
+        with self._guard:
+            named = [(start, end, source) for source, parts in self._from.items() for start, end in parts]
+            rest = self._written
+            for start, end, _ in named:
+                rest = remove(rest, (start, end))
+        return sorted([*named, *((start, end, "") for start, end in rest)])
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return bytes that are here; shorter where the disk has lost some."""
+        with told("read a part of an LFS object"):
+            return os.pread(self._fd, end - start, start)
 
     def restart(self) -> None:
         """Forget every part."""
         if self._here:
             return
-        with told("start an LFS object anew"):
+        with self._guard, told("start an LFS object anew"):
             self._rest()
             self._forget_journal()
-            self._durable = self._written = []
+            self._durable, self._durable_from = [], {}
+            self._written, self._from = [], {}
             self._unsynced = 0
+            self._verified = False
             self._hash.reset()
 
     def _forget_journal(self) -> None:
-        if remove(self._journal):
+        if delete(self._journal):
             sync_directory(self._journal.parent)
 
     # -- durable bytes first, then the journal that tells of them
@@ -138,14 +177,14 @@ class FileIncomplete:
         self._unsynced = 0
         self._synced_at = self._shop.clock.monotonic()
         if self._syncs.idle():  # a slow disk gets fewer, larger syncs instead of a queue
-            parts = self._written
-            self._syncs.put(lambda: self._save(parts))
+            parts, origins = self._written, self._from
+            self._syncs.put(lambda: self._save(parts, origins))
 
     def _settle(self) -> None:
         with told("make a part of an LFS object durable"):
             self._rest()
-            if self._durable != self._written:
-                self._save(self._written)
+            if (self._durable, self._durable_from) != (self._written, self._from):
+                self._save(self._written, self._from)
         self._unsynced = 0
         self._synced_at = self._shop.clock.monotonic()
 
@@ -153,58 +192,87 @@ class FileIncomplete:
         if self._syncs is not None:
             self._syncs.rest()
         if self._lost:
-            self._written = self._durable
+            self._written, self._from = self._durable, self._durable_from
             self._hash.spoil()
             self._lost = False
 
-    def _save(self, parts: list[Part]) -> None:
-        self._sync()
-        journal.save(self._journal, self.pointer, parts)
-        self._durable = parts
+    def _save(self, parts: list[Part], origins: dict[str, list[Part]]) -> None:
+        self.sync()
+        journal.save(self._journal, self.pointer, parts, origins)
+        self._durable, self._durable_from = parts, origins
 
-    def _sync(self) -> None:
+    def sync(self) -> None:
+        """Make the bytes durable; what was not durable before is lost when that fails."""
         try:
             os.fsync(self._fd)
         except OSError:
             # The kernel forgets what it could not write and reports success the next
             # time. Whatever was not durable before is gone, even where it can be read.
-            self._lost = True
+            self.lose()
             raise
+
+    def lose(self) -> None:
+        """Trust nothing that was not durable before."""
+        self._lost = True
+        self._verified = False
 
     # -- the end, one way or the other
 
+    def verify(self) -> None:
+        """Raise :class:`ObjectCorrupt`, keeping every part, unless the bytes have the right SHA-256."""
+        if self._here or self._verified:
+            return
+        with self._guard:
+            self._rest()
+            if subtract((0, self.pointer.size), self._written):
+                raise UsageError(f"parts of {self.pointer.oid} are still missing")
+            with told("verify an LFS object"):
+                actual = self._hash.digest(self.pointer.size)
+            if actual != self.pointer.oid:
+                raise ObjectCorrupt(
+                    "an LFS object's bytes are not what its name says",
+                    expected=self.pointer.oid,
+                    actual=actual,
+                    remedy="nothing: it is fetched again; if it stays so, upstream's LFS server has damaged bytes",
+                )
+            self._verified = True
+
     def promote(self) -> None:
-        """Verify size and SHA-256, make the object durable under its final path, read-only."""
+        """Verify, then make the object durable under its final path, read-only."""
         if self._here:
             return
-        self._rest()
-        if subtract((0, self.pointer.size), self._written):
-            raise UsageError(f"parts of {self.pointer.oid} are still missing")
-        with told("verify and keep an LFS object"):
-            self._verify()
-            now = self._shop.clock.now()
-            os.ftruncate(self._fd, self.pointer.size)
-            os.fchmod(self._fd, READ_ONLY)
-            os.utime(self._fd, (now, now))
-            self._sync()
-            final = self._shop.layout.object(self.pointer.oid)
+        self.verify()
+        with told("keep an LFS object"):
+            self.finish()
+            self.sync()
             self._shop.layout.make_shelf(self.pointer.oid)
-            self._data.replace(final)
-            self._here = True
+            final = self.place()
             sync_directory(final.parent)
-            remove(self._journal)
+            self.clear()
             sync_directory(self._data.parent)
 
-    def _verify(self) -> None:
-        actual = self._hash.digest(self.pointer.size)
-        if actual != self.pointer.oid:
-            self.restart()
-            raise ObjectCorrupt(
-                "an LFS object's bytes are not what its name says",
-                expected=self.pointer.oid,
-                actual=actual,
-                remedy="nothing: it is fetched again; if it stays so, upstream's LFS server has damaged bytes",
-            )
+    @property
+    def here(self) -> bool:
+        """Whether the verified object has its final path."""
+        return self._here
+
+    def finish(self) -> None:
+        """Make the verified file what it will be: its size, its time, read-only."""
+        now = self._shop.clock.now()
+        os.ftruncate(self._fd, self.pointer.size)
+        os.fchmod(self._fd, READ_ONLY)
+        os.utime(self._fd, (now, now))
+
+    def place(self) -> Path:
+        """Give the durable file its final path, whose directory is there; the name is not durable yet."""
+        final = self._shop.layout.object(self.pointer.oid)
+        self._data.replace(final)
+        self._here = True
+        return final
+
+    def clear(self) -> None:
+        """Delete the journal of a file that has its final path durably."""
+        delete(self._journal)
 
     def close(self) -> None:
         """Make what arrived durable and let go; an incomplete without a byte leaves nothing behind."""
@@ -223,5 +291,5 @@ class FileIncomplete:
     def _tidy(self) -> None:
         with contextlib.suppress(FileNotFoundError):  # promoted: the name is already gone
             if os.path.samestat(self._data.stat(), os.fstat(self._fd)):
-                remove(self._journal)  # first: a journal must never outlive its data
-                remove(self._data)
+                delete(self._journal)  # first: a journal must never outlive its data
+                delete(self._data)

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from mirror_sync.domain.names import LfsOid, is_lfs_oid
@@ -45,6 +46,19 @@ class Layout:
                 sync_directory(path.parent)
                 self._made.add(path)
         return shelf
+
+    def add_shelf(self, oid: LfsOid) -> list[Path]:
+        """Make the directory an object will stand in; return what is not known to be durable of its path."""
+        shelf = self.object(oid).parent
+        new = [path for path in (shelf.parent, shelf) if path not in self._made]
+        for path in new:
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+        return new
+
+    def shelves_are_durable(self, shelves: Iterable[Path]) -> None:
+        """Take note that everything was synced since these were made."""
+        self._made.update(shelves)
 
     def object(self, oid: LfsOid) -> Path:
         """Return the final path of an object."""

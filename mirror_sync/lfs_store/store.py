@@ -9,18 +9,21 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from mirror_sync.domain.names import LfsOid, is_lfs_oid
 from mirror_sync.domain.pointers import Pointer
-from mirror_sync.errors import NotFound, ObjectBusy
-from mirror_sync.lfs_store.durable import remove, storage_error, sync_directory, told
+from mirror_sync.errors import NotFound, ObjectBusy, UsageError
+from mirror_sync.lfs_store.durable import remove, storage_error, sync_directory, sync_file_system, told
 from mirror_sync.lfs_store.incomplete import FileIncomplete, Shop
 from mirror_sync.lfs_store.layout import Layout
 from mirror_sync.lfs_store.space import Space
-from mirror_sync.ports import Clock
+from mirror_sync.ports import Clock, Incomplete
+
+TOGETHER = 4
+"""From so many objects on, flushing the whole file system twice costs less than each file and directory."""
 
 
 class FileObjectStore:
@@ -109,6 +112,46 @@ class FileObjectStore:
         finally:
             incomplete.close()
 
+    def begun(self) -> frozenset[LfsOid]:
+        """Return the oids of which parts may be here."""
+        with told("look at incomplete LFS objects"):
+            return frozenset(
+                LfsOid(entry.name) for entry in _entries(self._layout.incompletes) if is_lfs_oid(entry.name)
+            )
+
+    def promote(self, incompletes: Sequence[Incomplete]) -> None:
+        """Verify and promote several of this store's incompletes, flushing the disk for all of them at once."""
+        waiting: list[FileIncomplete] = []
+        for incomplete in incompletes:
+            if not isinstance(incomplete, FileIncomplete):
+                raise UsageError("this store promotes what it gave out itself")
+            incomplete.verify()
+            if not incomplete.here:
+                waiting.append(incomplete)
+        if len(waiting) < TOGETHER:
+            for incomplete in waiting:
+                incomplete.promote()
+            return
+        with told("keep LFS objects"):
+            for incomplete in waiting:
+                incomplete.finish()
+            self._sync_bytes(waiting)
+            shelves = [shelf for incomplete in waiting for shelf in self._layout.add_shelf(incomplete.pointer.oid)]
+            for incomplete in waiting:
+                incomplete.place()
+            sync_file_system(self._layout.objects)
+            self._layout.shelves_are_durable(shelves)
+            for incomplete in waiting:
+                incomplete.clear()
+
+    def _sync_bytes(self, waiting: Sequence[FileIncomplete]) -> None:
+        try:
+            sync_file_system(self._layout.incompletes)
+        except OSError:
+            for incomplete in waiting:
+                incomplete.lose()
+            raise
+
     def _hold(self, oid: LfsOid) -> int:
         """Open and lock the data file; its lock counts only while it still has this name."""
         path = self._layout.data(oid)
@@ -129,6 +172,24 @@ class FileObjectStore:
     def reserve(self, size: int) -> None:
         """Raise :class:`StorageFull` unless ``size`` more bytes fit above the reserve."""
         self._space.check(size)
+
+    def reserved_bytes(self) -> int:
+        """Return the free bytes that are left alone."""
+        return self._space.reserve()
+
+    def lacking(self, pointers: Sequence[Pointer]) -> int:
+        """Return the bytes of disk that bringing these objects still takes."""
+        return sum(self._lacking(pointer) for pointer in dict.fromkeys(pointers))
+
+    def _lacking(self, pointer: Pointer) -> int:
+        if self.has(pointer):
+            return 0
+        with told("look at an incomplete LFS object"):
+            try:
+                found = self._layout.data(pointer.oid).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return pointer.size
+        return max(0, pointer.size - found.st_blocks * 512)
 
     def free_bytes(self) -> int:
         """Return the free bytes of the store's file system."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, Protocol
 
@@ -12,7 +12,10 @@ from mirror_sync.domain.pointers import Pointer
 
 
 class Incomplete(Protocol):
-    """One LFS object with some parts on disk, held exclusively by this process and thread."""
+    """One LFS object with some parts on disk, held exclusively by this process.
+
+    Several threads may write at once, each bytes of its own.
+    """
 
     pointer: Pointer
 
@@ -25,18 +28,30 @@ class Incomplete(Protocol):
     def reserve(self) -> None:
         """Set disk space aside for what is missing; raises :class:`StorageFull` when it does not fit above the reserve."""
 
-    def write(self, offset: int, data: bytes) -> None:
-        """Write ``data`` at ``offset``; never past the object's size.  Durable from time to time and at close."""
+    def write(self, offset: int, data: bytes, *, source: str = "") -> None:
+        """Write ``data``, which ``source`` sent, at ``offset``; never past the object's size.
+
+        Durable from time to time and at close, and so is who sent it.
+        """
+
+    def origins(self) -> list[tuple[int, int, str]]:
+        """Return what is here as ascending ``(start, end, source)``; bytes whose source nobody named have none."""
+
+    def read(self, start: int, end: int) -> bytes:
+        """Return bytes that are here; shorter where the disk has lost some."""
 
     def restart(self) -> None:
         """Forget every part."""
 
-    def promote(self) -> None:
-        """Verify size and SHA-256, make the object durable under its final path, read-only.
+    def verify(self) -> None:
+        """Raise :class:`ObjectCorrupt`, keeping every part, unless the bytes have the right SHA-256.
 
-        Raises :class:`ObjectCorrupt` and forgets every part when the bytes are wrong;
-        :class:`UsageError`, keeping them, while any is missing.
+        Raises :class:`UsageError` while any is missing.  Reads again only what was not
+        hashed as it came.
         """
+
+    def promote(self) -> None:
+        """Verify, then make the object durable under its final path, read-only."""
 
 
 class ObjectStore(Protocol):
@@ -54,8 +69,26 @@ class ObjectStore(Protocol):
     def incomplete(self, pointer: Pointer) -> AbstractContextManager[Incomplete]:
         """Hold this object's incomplete, made when absent; raises :class:`ObjectBusy` while another holds it."""
 
+    def begun(self) -> frozenset[LfsOid]:
+        """Return the oids of which parts may be here."""
+
+    def promote(self, incompletes: Sequence[Incomplete]) -> None:
+        """Verify and promote several of this store's incompletes; flushing the disk for all of them costs what few do.
+
+        Raises :class:`ObjectCorrupt` before anything is promoted when one is wrong.
+        """
+
     def reserve(self, size: int) -> None:
         """Raise :class:`StorageFull` unless ``size`` more bytes fit above the reserve."""
+
+    def reserved_bytes(self) -> int:
+        """Return the free bytes that are left alone."""
+
+    def lacking(self, pointers: Sequence[Pointer]) -> int:
+        """Return the bytes of disk that bringing these objects still takes.
+
+        What is here of them, or set aside for them, takes no more.
+        """
 
     def iterate(self) -> Iterator[tuple[Pointer, float]]:
         """Yield every verified object with the time it was last promoted or touched."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import BinaryIO
 
 from mirror_sync.domain.names import LfsOid
-from mirror_sync.domain.parts import Part, add, count, subtract
+from mirror_sync.domain.parts import Part, add, count, remove, subtract
 from mirror_sync.domain.pointers import Pointer
 from mirror_sync.errors import NotFound, ObjectBusy, ObjectCorrupt, StorageFull, UsageError
-from mirror_sync.ports import Clock
+from mirror_sync.ports import Clock, Incomplete
 
 
 class MemoryIncomplete:
@@ -24,6 +24,8 @@ class MemoryIncomplete:
         self._store = store
         # Space is made for what arrives, not for what a pointer claims.
         self._data, self._parts = store.parts.get(pointer.oid, (bytearray(), []))
+        self._from = store.sources.setdefault(pointer.oid, {})
+        self._guard = threading.Lock()
         if store.sizes_tried.setdefault(pointer.oid, pointer.size) != pointer.size:
             self.restart()
             store.sizes_tried[pointer.oid] = pointer.size
@@ -37,30 +39,53 @@ class MemoryIncomplete:
         if not self._store.has(self.pointer):
             self._store.reserve(self.pointer.size - count(self._parts))
 
-    def write(self, offset: int, data: bytes) -> None:
-        end = offset + len(data)
-        if offset < 0 or end > self.pointer.size or self._store.has(self.pointer):
-            raise UsageError("those bytes are not part of what is missing")
-        self._store.reserve(end - max(offset, len(self._data)) if end > len(self._data) else 0)
-        if len(self._data) < end:
-            self._data.extend(bytes(end - len(self._data)))
-        self._data[offset:end] = data
-        self._parts = add(self._parts, (offset, end))
-        self._store.parts[self.pointer.oid] = (self._data, self._parts)
+    def write(self, offset: int, data: bytes, *, source: str = "") -> None:
+        with self._guard:
+            end = offset + len(data)
+            if offset < 0 or end > self.pointer.size or self._store.has(self.pointer):
+                raise UsageError("those bytes are not part of what is missing")
+            self._store.reserve(end - max(offset, len(self._data)) if end > len(self._data) else 0)
+            if len(self._data) < end:
+                self._data.extend(bytes(end - len(self._data)))
+            self._data[offset:end] = data
+            self._parts = add(self._parts, (offset, end))
+            for name in self._from:
+                self._from[name] = remove(self._from[name], (offset, end))
+            if source:
+                self._from[source] = add(self._from.get(source, []), (offset, end))
+            self._store.parts[self.pointer.oid] = (self._data, self._parts)
+
+    def origins(self) -> list[tuple[int, int, str]]:
+        with self._guard:
+            named = [(start, end, source) for source, parts in self._from.items() for start, end in parts]
+            rest = self._parts
+        for start, end, _ in named:
+            rest = remove(rest, (start, end))
+        return sorted([*named, *((start, end, "") for start, end in rest)])
+
+    def read(self, start: int, end: int) -> bytes:
+        with self._guard:
+            return bytes(self._data[start:end])
 
     def restart(self) -> None:
-        self._data, self._parts = bytearray(), []
-        self._store.parts.pop(self.pointer.oid, None)
+        with self._guard:
+            self._data, self._parts = bytearray(), []
+            self._from = self._store.sources[self.pointer.oid] = {}
+            self._store.parts.pop(self.pointer.oid, None)
 
-    def promote(self) -> None:
+    def verify(self) -> None:
         if self._store.has(self.pointer):
             return
         if self.missing():
             raise UsageError("parts are still missing")
         actual = hashlib.sha256(self._data).hexdigest()
         if actual != self.pointer.oid:
-            self.restart()
             raise ObjectCorrupt(expected=self.pointer.oid, actual=actual)
+
+    def promote(self) -> None:
+        if self._store.has(self.pointer):
+            return
+        self.verify()
         self._store.put(bytes(self._data))
         self.restart()
 
@@ -70,6 +95,7 @@ class MemoryIncomplete:
         else:
             self._store.written.pop(self.pointer.oid, None)
             self._store.sizes_tried.pop(self.pointer.oid, None)
+            self._store.sources.pop(self.pointer.oid, None)
 
 
 class MemoryObjectStore:
@@ -85,6 +111,7 @@ class MemoryObjectStore:
         self.times: dict[LfsOid, float] = {}
         self.quarantined: dict[LfsOid, bytes] = {}
         self.parts: dict[LfsOid, tuple[bytearray, list[Part]]] = {}
+        self.sources: dict[LfsOid, dict[str, list[Part]]] = {}
         self.written: dict[LfsOid, float] = {}
         self.sizes_tried: dict[LfsOid, int] = {}
         self._held: set[LfsOid] = set()
@@ -131,9 +158,28 @@ class MemoryObjectStore:
             with self._guard:
                 self._held.discard(pointer.oid)
 
+    def begun(self) -> frozenset[LfsOid]:
+        return frozenset(self.parts) | frozenset(self._held)
+
+    def promote(self, incompletes: Sequence[Incomplete]) -> None:
+        for incomplete in incompletes:
+            incomplete.verify()
+        for incomplete in incompletes:
+            incomplete.promote()
+
     def reserve(self, size: int) -> None:
         if self.capacity is not None and size > self.free_bytes():
             raise StorageFull(f"{size} bytes do not fit")
+
+    def reserved_bytes(self) -> int:
+        return 0
+
+    def lacking(self, pointers: Sequence[Pointer]) -> int:
+        return sum(
+            pointer.size - count(self.parts.get(pointer.oid, (b"", []))[1])
+            for pointer in dict.fromkeys(pointers)
+            if not self.has(pointer)
+        )
 
     def free_bytes(self) -> int:
         held = sum(map(len, self.objects.values())) + sum(count(parts) for _, parts in self.parts.values())
@@ -168,5 +214,6 @@ class MemoryObjectStore:
         stale = [oid for oid, at in self.written.items() if at < older_than and oid not in self._held]
         for oid in stale:
             del self.parts[oid], self.written[oid]
+            self.sources.pop(oid, None)
             self.sizes_tried.pop(oid, None)
         return len(stale)

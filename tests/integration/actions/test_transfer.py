@@ -49,6 +49,7 @@ class Scene:
         self.objects = FileObjectStore(self.directory, reserve_bytes=0, clock=self.clock, sync_bytes=MIB)
         self.telemetry = ListedTelemetry()
         self.stop = threading.Event()
+        self.reports = []
         self.kept: dict[str, bytes] = {}
 
     def put(self, data):
@@ -61,7 +62,8 @@ class Scene:
             return transfer(
                 wanted,
                 mirror=MirrorName("127.0.0.1/acme/model"),
-                upstream=upstream,
+                sources=[upstream],
+                report=self.reports.append,
                 objects=self.objects,
                 parallel=ThreadParallel(),
                 clock=self.clock,
@@ -220,7 +222,7 @@ def test_a_server_that_takes_small_batches_only(scene):
 
 def test_stopping_keeps_what_came(scene):
     pointer = scene.put(bytes_of(8 * MIB))
-    scene.upstream.fault(DOWNLOAD, times=1, drip=(256 * 1024, 0.05))
+    scene.upstream.fault(DOWNLOAD, times=None, drip=(64 * 1024, 0.1))
     threading.Timer(0.5, scene.stop.set).start()
     began = time.monotonic()
     report = scene.run(pointer)
@@ -228,7 +230,7 @@ def test_stopping_keeps_what_came(scene):
     assert isinstance(report.error, Interrupted)
     assert not report.failed
     scene.stop.clear()
-    scene.upstream.forget()
+    scene.upstream.heal()
     again = scene.run(pointer)
     scene.whole(again, pointer)
     assert 0 < again.bytes_fetched < pointer.size
@@ -268,9 +270,9 @@ objects = FileObjectStore(Path(directory), reserve_bytes=0, clock=clock, sync_by
 pointers = [Pointer(LfsOid(text.split(":")[0]), int(text.split(":")[1])) for text in wanted]
 print("ready", flush=True)
 with client(url) as upstream:
-    report = transfer(pointers, mirror=MirrorName("127.0.0.1/acme/model"), upstream=upstream, objects=objects,
+    report = transfer(pointers, mirror=MirrorName("127.0.0.1/acme/model"), sources=[upstream], objects=objects,
                       parallel=ThreadParallel(), clock=clock, telemetry=ListedTelemetry(),
-                      limits=TransferLimits(connections=2), stop=threading.Event())
+                      limits=TransferLimits(connections=2), stop=threading.Event(), report=lambda progress: None)
 print(len(report.arrived), report.bytes_fetched, report.error, flush=True)
 """
 

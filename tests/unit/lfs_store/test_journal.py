@@ -13,49 +13,60 @@ from mirror_sync.lfs_store import journal
 
 POINTER = Pointer(LfsOid("ab" * 32), 1000)
 PARTS = [(0, 10), (500, 1000)]
+FROM = {"one.example": [(0, 10)], "two.example": [(500, 1000)]}
+NOTHING = ([], {})
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000))))
 def test_what_is_written_is_read(ranges):
     parts = merge(ranges)
-    assert journal.decode(journal.encode(POINTER, parts), POINTER) == parts
+    sent = {"one.example": parts[::2], "two.example": parts[1::2]}
+    found, origins = journal.decode(journal.encode(POINTER, parts, sent), POINTER)
+    assert found == parts
+    assert origins == {source: ranges for source, ranges in sent.items() if ranges}
 
 
 @given(st.integers(0, 200), st.integers(1, 255))
 def test_a_changed_byte_means_no_parts_or_the_same(place, change):
-    data = bytearray(journal.encode(POINTER, PARTS))
+    data = bytearray(journal.encode(POINTER, PARTS, FROM))
     data[place % len(data)] ^= change
-    assert journal.decode(bytes(data), POINTER) in ([], PARTS)
+    assert journal.decode(bytes(data), POINTER) in (NOTHING, (PARTS, FROM))
 
 
 @given(st.binary(max_size=300))
 def test_anything_at_all_can_be_read(data):
-    assert journal.decode(data, POINTER) == []
+    assert journal.decode(data, POINTER) == NOTHING
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"null", b"[]", b"7", b'"sum"', b"{}", b'{"sum":1}', b"\xff\xfe", b"[" * 100_000]
 )
 def test_what_is_no_journal_means_no_parts(data):
-    assert journal.decode(data, POINTER) == []
+    assert journal.decode(data, POINTER) == NOTHING
 
 
 def test_a_cut_journal_means_no_parts():
-    data = journal.encode(POINTER, PARTS)
-    assert all(journal.decode(data[:length], POINTER) == [] for length in range(len(data) - 1))
+    data = journal.encode(POINTER, PARTS, FROM)
+    assert all(journal.decode(data[:length], POINTER) == NOTHING for length in range(len(data) - 1))
 
 
 @pytest.mark.parametrize("other", [Pointer(POINTER.oid, 999), Pointer(LfsOid("cd" * 32), 1000)])
 def test_another_objects_journal_means_no_parts(other):
-    assert journal.decode(journal.encode(POINTER, PARTS), other) == []
+    assert journal.decode(journal.encode(POINTER, PARTS, FROM), other) == NOTHING
 
 
 def test_parts_that_no_object_has_mean_no_parts():
     for parts in ([["0", 5]], [[1]], [None], {"0": 5}):
         body = {"format": 1, "oid": POINTER.oid, "size": POINTER.size, "parts": parts}
         body["sum"] = journal._sum(body)
-        assert journal.decode(json.dumps(body).encode(), POINTER) == []
+        assert journal.decode(json.dumps(body).encode(), POINTER) == NOTHING
+
+
+def test_a_journal_of_the_format_before_still_tells_of_its_parts():
+    body = {"format": 1, "oid": POINTER.oid, "size": POINTER.size, "parts": PARTS}
+    body["sum"] = journal._sum(body)
+    assert journal.decode(json.dumps(body).encode(), POINTER) == (PARTS, {})
 
 
 def test_no_file_means_no_parts(tmp_path):
-    assert journal.load(tmp_path / "absent", POINTER) == []
+    assert journal.load(tmp_path / "absent", POINTER) == NOTHING

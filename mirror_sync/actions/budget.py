@@ -1,0 +1,284 @@
+"""How many connections LFS objects may use: for the machine, for each host, and for each transfer its share."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mirror_sync.ports import Clock
+
+SHORT_SECONDS = 0.1
+LONG_SECONDS = 0.4
+"""A number of connections is judged after the short time when it brings more, after the long one when it does not."""
+
+SLOWEST_SECONDS = 1.0
+STEADY_SECONDS = 1.0
+GAIN = 0.4
+"""More connections stay when the rate grows by at least this share of what they would bring at best."""
+
+ENOUGH_BYTES = 64 << 10
+ENOUGH_ANSWERS = 3
+"""So much of either, for each connection, makes a measurement."""
+
+ANSWER_WORTH = 64 << 10
+"""An answered request counts as so many bytes beside its own, so that many small objects are work too."""
+
+FIRST_PROBE_SECONDS = 2.0
+LAST_PROBE_SECONDS = 30.0
+SHY_SECONDS = 5.0
+IDLE_SECONDS = 30.0
+HUNGER_SECONDS = 1.0
+
+
+class Window:
+    """How many connections one host is worth: more while more bring more, half when it pushes back.
+
+    Time is monotonic seconds.  Not safe for threads by itself.
+    """
+
+    def __init__(self) -> None:
+        self.size = 1
+        self._growing = True
+        self._base: tuple[int, float] | None = None
+        """The last number that was worth it, and its rate."""
+        self._wait = FIRST_PROBE_SECONDS
+        self._probe_at = 0.0
+        self._pushed_at = float("-inf")
+        self._last_at = float("-inf")
+        self._begin(None)
+
+    def _begin(self, now: float | None) -> None:
+        self._since = now
+        self._late = False
+        self._work = 0
+        self._bytes = 0
+        self._answers = 0
+        if now is None:
+            self._flowing: set[object] = set()
+
+    def came(self, connection: object, size: int, *, answers: int, now: float, most: int) -> None:
+        """Note what one connection brought; ``most`` is the largest number allowed."""
+        if now - self._last_at > IDLE_SECONDS:
+            self.size, self._growing, self._base = max(1, self.size // 2), True, None
+            self._begin(None)
+        self._last_at = now
+        if self._since is None:
+            # What is judged is the number of connections that bring something, not of those being made.
+            self._flowing.add(connection)
+            if len(self._flowing) >= self.size:
+                self._begin(now)
+            return
+        self._work += size + answers * ANSWER_WORTH
+        self._bytes += size
+        self._answers += answers
+        self._judge(now, most)
+
+    def _judge(self, now: float, most: int) -> None:
+        assert self._since is not None
+        took = now - self._since
+        enough = self._bytes >= ENOUGH_BYTES * self.size or self._answers >= ENOUGH_ANSWERS * self.size
+        if took < SHORT_SECONDS or (not enough and took < SLOWEST_SECONDS):
+            return
+        rate = self._work / took
+        base = self._base
+        if base is not None and self.size > base[0]:
+            wanted = base[1] * (1 + GAIN * (self.size - base[0]) / base[0])
+            if rate >= wanted:
+                self._base = (self.size, rate)
+                self._wait = FIRST_PROBE_SECONDS
+                self._probe(now, most)
+            elif not self._late:
+                # The first moments may have been the making of connections.
+                self._begin(now)
+                self._late = True
+            elif took >= LONG_SECONDS:
+                self.size = base[0]
+                self._growing = False
+                self._probe_at = now + self._wait
+                self._wait = min(LAST_PROBE_SECONDS, self._wait * 2)
+                self._begin(now)
+            return
+        if self._growing or (took >= STEADY_SECONDS and now >= self._probe_at):
+            self._base = (self.size, rate)
+            self._probe(now, most)
+        elif took >= STEADY_SECONDS:
+            self._base = (self.size, rate)
+            self._begin(now)
+
+    def _probe(self, now: float, most: int) -> None:
+        more = self.size * 2 if self._growing else self.size + max(1, self.size // 4)
+        if self.size >= most:
+            self._growing = False
+            self._probe_at = now + LAST_PROBE_SECONDS
+            self._begin(now)
+            return
+        self.size = min(most, more)
+        self._begin(None)
+
+    def pushed_back(self, now: float) -> None:
+        """Note that the host refused, failed or asked to slow down: half as many, and no more for a while."""
+        if now - self._pushed_at < 1.0:
+            return  # all of one moment are one refusal
+        self._pushed_at = now
+        self.size = max(1, self.size // 2)
+        self._growing = False
+        self._base = None
+        self._probe_at = now + SHY_SECONDS
+        self._begin(now)
+
+
+@dataclass(slots=True)
+class _Host:
+    window: Window = field(default_factory=Window)
+    used: int = 0
+    rests_until: float = 0.0
+    """Unix seconds."""
+
+
+class Share:
+    """What one transfer holds of the budget."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, int] = {}
+        self.hungry_at: dict[str, float] = {}
+        """When a connection to a host was last denied."""
+
+    @property
+    def total(self) -> int:
+        """Connections held in all."""
+        return sum(self.held.values())
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """Leave to use one connection to one host."""
+
+    share: Share
+    host: str
+
+
+class Budget:
+    """The connections that this process may use for LFS objects; make one and share it.
+
+    ``connections`` is the number for the machine, ``per_host`` tells the most for one
+    host at this moment.  How many a host is really given is learnt while bytes arrive.
+    """
+
+    def __init__(self, connections: int, *, clock: Clock, per_host: Callable[[str], int] | None = None) -> None:
+        self.connections = max(1, connections)
+        self._per_host = per_host
+        self._clock = clock
+        self._hosts: dict[str, _Host] = {}
+        self._shares: set[Share] = set()
+        self._used = 0
+        self._guard = threading.Lock()
+
+    # -- transfers
+
+    def join(self) -> Share:
+        """Begin a transfer."""
+        share = Share()
+        with self._guard:
+            self._shares.add(share)
+        return share
+
+    def leave(self, share: Share) -> None:
+        """End a transfer that has given every place back."""
+        with self._guard:
+            self._shares.discard(share)
+
+    # -- places
+
+    def take(self, share: Share, host: str) -> Place | None:
+        """Return a place, or ``None`` when there is none for this transfer now."""
+        now = self._clock.monotonic()
+        with self._guard:
+            known = self._hosts.setdefault(host, _Host())
+            if self._clock.now() < known.rests_until:
+                return None
+            most = min(known.window.size, self._most(host))
+            if (
+                self._used >= self.connections
+                or known.used >= most
+                or share.held.get(host, 0) >= self._fair(share, host, most, now)
+            ):
+                share.hungry_at[host] = now
+                return None
+            self._used += 1
+            known.used += 1
+            share.held[host] = share.held.get(host, 0) + 1
+            share.hungry_at.pop(host, None)
+            return Place(share, host)
+
+    def move(self, place: Place, host: str) -> None:
+        """Make it a place for another host, whatever that one's window says: bytes turned out to come from there."""
+        with self._guard:
+            self._count(place, -1)
+            place.host = host
+            self._hosts.setdefault(host, _Host())
+            self._count(place, +1)
+
+    def keep(self, place: Place) -> bool:
+        """Tell whether the place may be used once more."""
+        now = self._clock.monotonic()
+        with self._guard:
+            known = self._hosts[place.host]
+            most = min(known.window.size, self._most(place.host))
+            return (
+                self._used <= self.connections
+                and known.used <= most
+                and place.share.held[place.host] <= self._fair(place.share, place.host, most, now)
+                and self._clock.now() >= known.rests_until
+            )
+
+    def give_back(self, place: Place) -> None:
+        """Free a place."""
+        with self._guard:
+            self._count(place, -1)
+
+    def _count(self, place: Place, step: int) -> None:
+        self._used += step
+        self._hosts[place.host].used += step
+        place.share.held[place.host] = place.share.held.get(place.host, 0) + step
+
+    def _most(self, host: str) -> int:
+        return self.connections if self._per_host is None else max(1, min(self.connections, self._per_host(host)))
+
+    def _fair(self, share: Share, host: str, most: int, now: float) -> int:
+        """Return how many connections to ``host`` one transfer may hold while others want some."""
+        others = [other for other in self._shares if other is not share]
+        hungry = [other for other in others if now - other.hungry_at.get(host, float("-inf")) < HUNGER_SECONDS]
+        if not hungry:
+            return most
+        rivals = 1 + sum(1 for other in others if other in hungry or other.held.get(host, 0) > 0)
+        pool = min(most, self.connections)
+        return max(1, -(-pool // rivals))
+
+    # -- what is learnt
+
+    def came(self, place: Place, size: int, *, answers: int = 0) -> None:
+        """Note bytes that came through a place, and answers that ended."""
+        now = self._clock.monotonic()
+        with self._guard:
+            self._hosts[place.host].window.came(place, size, answers=answers, now=now, most=self._most(place.host))
+
+    def pushed_back(self, host: str, *, until: float | None = None) -> None:
+        """Note that a host refused or failed; ``until`` (Unix seconds) it wants to be left alone."""
+        with self._guard:
+            known = self._hosts.setdefault(host, _Host())
+            known.window.pushed_back(self._clock.monotonic())
+            if until is not None:
+                known.rests_until = max(known.rests_until, until)
+
+    def rests_until(self, host: str) -> float:
+        """Return until when (Unix seconds) a host wants to be left alone; in the past when it does not."""
+        with self._guard:
+            known = self._hosts.get(host)
+            return known.rests_until if known is not None else 0.0
+
+    def window(self, host: str) -> int:
+        """Return how many connections a host is given now."""
+        with self._guard:
+            known = self._hosts.get(host)
+            return min(known.window.size, self._most(host)) if known is not None else 1
