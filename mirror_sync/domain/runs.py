@@ -66,7 +66,10 @@ class Availability(StrEnum):
 
 
 HISTORY_RANK = 10_000
-"""Rank of LFS objects that no waiting ref lacks.  Each ref that waits has a smaller one, in the order worth waiting for."""
+"""Rank of LFS objects that only history refers to."""
+
+TIP_RANK = HISTORY_RANK - 1
+"""Rank of LFS objects that a served ref lacks.  Each ref that waits has a smaller one, in the order worth waiting for."""
 
 LEFT_OUT_RANK = 20_000
 """Rank of LFS objects that the mirror's selection leaves out."""

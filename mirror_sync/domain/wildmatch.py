@@ -41,7 +41,7 @@ class Wildcard:
     what Git does for patterns without them.  A malformed pattern matches nothing.
     """
 
-    __slots__ = ("_end", "_first", "_last", "_least", "_loops", "_masks", "_skips", "_stars", "_tokens", "size")
+    __slots__ = ("_end", "_first", "_last", "_least", "_loops", "_masks", "_skips", "_stars", "_tokens", "size", "sound")
 
     def __init__(self, pattern: bytes) -> None:
         self._tokens: list[int] = []
@@ -53,6 +53,8 @@ class Wildcard:
         self._skips = 0
         """Positions that lead to the next and to the one after it: the entrance of ``**/``."""
         sound = self._compile(pattern)
+        self.sound = sound
+        """Whether the pattern is well formed."""
         self.size = len(self._tokens)
         """How much work a match is for each byte of text, in relation to other patterns."""
         self._end = 1 << self.size if sound else 0

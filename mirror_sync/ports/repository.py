@@ -128,11 +128,29 @@ class GitRepository(Protocol):
     def scan_pointers(self, tips: Sequence[GitOid], *, scanned: Sequence[GitOid]) -> Iterator[PointerBlob]:
         """Yield every pointer blob reachable from ``tips`` and not from ``scanned`` (stage included)."""
 
-    def tip_needs(self, tips: Sequence[GitOid], known: Mapping[GitOid, Pointer]) -> dict[GitOid, list[TipNeed]]:
+    def tip_needs(
+        self, tips: Sequence[GitOid], known: Mapping[GitOid, Pointer], *, selects: Callable[[str], bool] = ...
+    ) -> dict[GitOid, list[TipNeed]]:
         """Return the LFS objects that a checkout of each tip needs: paths whose attributes say ``filter=lfs``.
 
-        ``known`` is the mirror's known-pointer index by blob id.  One path stands for
-        each object; a tip that needs none may be left out.
+        ``known`` is the mirror's known-pointer index by blob id.  Only paths that
+        ``selects`` takes count; by itself it takes every one.  One path stands for each
+        object; a tip that needs none may be left out.
+        """
+
+    def pointer_paths(
+        self,
+        tips: Sequence[GitOid],
+        known: Mapping[GitOid, Pointer],
+        *,
+        excluded: Sequence[GitOid],
+        since: float | None,
+    ) -> Iterator[tuple[GitOid, str]]:
+        """Yield each ``known`` pointer blob with each path at which a commit has it (stage included).
+
+        Of every commit that ``tips`` reach and ``excluded`` do not; with ``since`` only
+        of those whose committer's date is not before that Unix time.  A pair may come
+        more than once.
         """
 
     def next_view(self) -> int:

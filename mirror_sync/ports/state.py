@@ -124,6 +124,9 @@ class StateStore(Protocol):
         Opens a run; what a dead worker left open is recorded as abandoned.
         """
 
+    def anything_due(self) -> bool:
+        """Tell whether there is a mirror for :meth:`claim` to take."""
+
     def claim_mirror(self, mirror_id: MirrorId, worker: str, *, lease_seconds: float, purpose: str) -> Lease | None:
         """Take one mirror for another purpose than a sync (maintenance, sweep); ``None`` while it is held."""
 
@@ -225,17 +228,18 @@ class StateStore(Protocol):
         """Return, of ``oids``, those that are not here because the mirror leaves them out, with the reason."""
 
     def rank_lfs(self, lease: Lease, ranks: Mapping[LfsOid, int]) -> None:
-        """Say which objects refs wait for, the smallest rank first; all others of the mirror count as history.
+        """Say which objects refs lack, the smallest rank first.
 
-        Each waiting ref has a rank of its own, below ``HISTORY_RANK``; an object that
-        several lack has the smallest of theirs.
+        Each waiting ref has a rank of its own, below ``TIP_RANK``; an object that several
+        lack has the smallest of theirs.  What was waited for and is not named counts as
+        history from now on.
         """
 
     def lfs_arrived(self, oids: Sequence[LfsOid], *, told_by: MirrorId | None = None) -> None:
         """Mark objects as verified and here, for every mirror that refers to them.
 
-        A mirror becomes due when no object of a rank below ``HISTORY_RANK`` is wanted any
-        more, except ``told_by``, whose own run tells and looks by itself.
+        A mirror becomes due when all objects of one of its waiting refs, by rank, are here,
+        except ``told_by``, whose own run tells and looks by itself.
         """
 
     def lfs_lost(self, oids: Sequence[LfsOid]) -> None:

@@ -8,7 +8,7 @@ than the trees that differ.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -43,6 +43,12 @@ _FILE: Final = 0o100000
 _SYMLINK: Final = 0o120000
 _MARK_ALL: Final = b"* filter=lfs\n"
 
+
+def every_path(path: str) -> bool:  # noqa: ARG001 - the signature of a selection
+    """Select whatever there is."""
+    return True
+
+
 _Context = tuple[tuple[bytes, bytes], ...]
 """The attributes files above a directory, its own included: directory and blob id."""
 
@@ -59,11 +65,18 @@ class _Tree:
         return len(self.files) + len(self.trees) + 1
 
 
-def tip_needs(git: Git, tips: Sequence[GitOid], known: Mapping[GitOid, Pointer]) -> dict[GitOid, list[TipNeed]]:
+def tip_needs(
+    git: Git,
+    tips: Sequence[GitOid],
+    known: Mapping[GitOid, Pointer],
+    *,
+    selects: Callable[[str], bool] = every_path,
+) -> dict[GitOid, list[TipNeed]]:
     """Return the LFS objects that a checkout of each tip needs, one path for each; tips needing none are left out.
 
     A path counts when it is a regular file, its blob is in ``known``, and the tip's own
-    attributes say ``filter=lfs``, whether or not letter case counts where it is checked out.  Tips that are no commits or tags of commits (or of
+    attributes say ``filter=lfs``, whether or not letter case counts where it is checked out,
+    and ``selects`` takes it.  Tips that are no commits or tags of commits (or of
     trees) need nothing.  Raises :class:`RepositoryDamaged` when a tree is not here.
     """
     blobs = {bytes.fromhex(blob): pointer for blob, pointer in known.items() if pointer.size > 0}
@@ -72,7 +85,7 @@ def tip_needs(git: Git, tips: Sequence[GitOid], known: Mapping[GitOid, Pointer])
     roots = _root_trees(git, tips)
     needs: dict[bytes, list[TipNeed]] = {}
     with ObjectReader(git) as reader:
-        forest = _Forest(reader, blobs)
+        forest = _Forest(reader, blobs, selects)
         for root in dict.fromkeys(roots.values()):
             needs[root] = forest.needs(root)
     return {tip: needs[root] for tip, root in roots.items() if needs[root]}
@@ -106,8 +119,9 @@ def _root_trees(git: Git, tips: Sequence[GitOid]) -> dict[GitOid, bytes]:
 class _Forest:
     """The trees of all tips, each read once while there is room to remember it."""
 
-    def __init__(self, reader: ObjectReader, blobs: Mapping[bytes, Pointer]) -> None:
+    def __init__(self, reader: ObjectReader, blobs: Mapping[bytes, Pointer], selects: Callable[[str], bool]) -> None:
         self._reader = reader
+        self._selects = selects
         self._blobs = blobs
         self._barren: set[bytes] = set()
         """Trees with no known pointer anywhere below."""
@@ -224,7 +238,7 @@ class _Forest:
             decided = tuple(
                 TipNeed(self._blobs[blob], _text(path))
                 for path, blob in paths.items()
-                if attributes.marks_anywhere(path)
+                if attributes.marks_anywhere(path) and self._selects(_text(path))
             )
             self._decided[key] = decided
             self._remembered += len(decided) + 1
@@ -244,7 +258,7 @@ class _Forest:
         return attributes
 
     def _add_everything(self, root: bytes, found: dict[Pointer, TipNeed]) -> None:
-        """Add every pointer below ``root`` without asking for attributes: a tree made to be walked for ever."""
+        """Add every pointer below ``root`` without asking for attributes or a selection: a tree made to be walked for ever."""
         seen = {root}
         pending = [(b"", root)]
         while pending:

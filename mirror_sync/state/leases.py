@@ -82,6 +82,12 @@ class Leases(Calls):
         # the outer lock re-reads the row as it is now, not as the statement's snapshot had it
         return self._rows.where(m.id == func.coalesce(*probes)).with_for_update(of=mirrors)
 
+    def anything_due(self) -> bool:
+        """Implement :meth:`mirror_sync.ports.StateStore.anything_due`."""
+        ready = [select(m.id).where(m.urgency == urgency, m.ready_at <= self._now).exists() for urgency in TRIGGERS]
+        with self._read() as connection:
+            return bool(connection.execute(select(or_(*ready))).scalar())
+
     def claim_mirror(self, mirror_id: MirrorId, worker: str, *, lease_seconds: float, purpose: str) -> Lease | None:
         """Implement :meth:`mirror_sync.ports.StateStore.claim_mirror`."""
         with self._write() as connection:

@@ -31,7 +31,7 @@ from sqlalchemy import (
 
 from mirror_sync.domain.names import LfsOid, printable
 from mirror_sync.domain.pointers import Pointer
-from mirror_sync.domain.runs import HISTORY_RANK, LEFT_OUT_RANK, Lease, LfsJob, MirrorId, Trigger
+from mirror_sync.domain.runs import HISTORY_RANK, LEFT_OUT_RANK, TIP_RANK, Lease, LfsJob, MirrorId, Trigger
 from mirror_sync.domain.standing import Due
 from mirror_sync.state.calls import Calls
 from mirror_sync.state.database import AnyRow, mirrors
@@ -70,7 +70,7 @@ class Lfs(Pointers, Calls):
                     )
                     for mirror_id, size, rank in moved:
                         changes.move(mirror_id, size, status, PRESENT)
-                        if rank < HISTORY_RANK and mirror_id != told_by:
+                        if rank < TIP_RANK and mirror_id != told_by:
                             served.add((mirror_id, rank))
                 changes.write(connection)
                 self._call_those_served(connection, served)
@@ -179,9 +179,11 @@ class Lfs(Pointers, Calls):
     def rank_lfs(self, lease: Lease, ranks: Mapping[LfsOid, int]) -> None:
         """Implement :meth:`mirror_sync.ports.StateStore.rank_lfs`."""
         mine = (wants.c.mirror_id == lease.mirror.id, NOT_HERE)
-        ranked = wants.c.rank < HISTORY_RANK
+        waited_for = wants.c.rank < TIP_RANK
         with self._write() as connection:
-            before = select(wants.c.oid, wants.c.rank).where(*mine, wants.c.status.in_((WANTED, KNOWN_MISSING)), ranked)
+            before = select(wants.c.oid, wants.c.rank).where(
+                *mine, wants.c.status.in_((WANTED, KNOWN_MISSING)), waited_for
+            )
             known = {row.oid: row.rank for row in connection.execute(before)}
             moved = {oid: HISTORY_RANK for oid in known if oid not in ranks}
             moved |= {oid: rank for oid, rank in ranks.items() if known.get(oid) != rank}
@@ -250,7 +252,7 @@ class Lfs(Pointers, Calls):
             if largest is not None:
                 ready = ready.where(wants.c.size <= largest)
             if mirror.syncing:
-                ready = ready.where(wants.c.rank >= HISTORY_RANK)
+                ready = ready.where(wants.c.rank >= TIP_RANK)
             ready = ready.order_by(wants.c.rank, wants.c.size, wants.c.oid).limit(limit - len(rows))
             if len(rows) < limit:
                 rows.extend(connection.execute(ready.with_for_update(skip_locked=True)))

@@ -30,6 +30,8 @@ class ScriptedCommit:
     needs: tuple[TipNeed, ...] = ()
     fault: str = ""
     target: GitOid | None = None
+    at: float = 0.0
+    """The committer's date in Unix seconds."""
 
 
 class ScriptedObjects:
@@ -51,6 +53,7 @@ class ScriptedObjects:
         parents: Sequence[GitOid] = (),
         files: Mapping[str, Pointer] | None = None,
         fault: str = "",
+        at: float = 0.0,
     ) -> GitOid:
         """Script a commit named by ``text`` whose checkout needs the LFS objects in ``files`` (path to pointer)."""
         pointers = dict(files or {})
@@ -61,6 +64,7 @@ class ScriptedObjects:
             tuple(PointerBlob(scripted_oid(f"{pointer.oid} {pointer.size}"), pointer) for pointer in pointers.values()),
             tuple(TipNeed(pointer, path) for path, pointer in pointers.items()),
             fault,
+            at=at,
         )
         return oid
 
@@ -236,15 +240,38 @@ class MemoryRepository:
                     seen.add(found.blob)
                     yield found
 
-    def tip_needs(self, tips: Sequence[GitOid], known: Mapping[GitOid, Pointer]) -> dict[GitOid, list[TipNeed]]:
+    def tip_needs(
+        self,
+        tips: Sequence[GitOid],
+        known: Mapping[GitOid, Pointer],
+        *,
+        selects: Callable[[str], bool] = lambda _path: True,
+    ) -> dict[GitOid, list[TipNeed]]:
         wanted = set(known.values())
         needs: dict[GitOid, list[TipNeed]] = {}
         for tip in tips:
             target = self.peel([tip]).get(tip, tip)
-            found = [need for need in self.objects[target].needs if need.pointer in wanted]
+            chosen = [need for need in self.objects[target].needs if need.pointer in wanted and selects(need.path)]
+            found = {need.pointer: need for need in reversed(chosen)}
             if found:
-                needs[tip] = found
+                needs[tip] = list(found.values())
         return needs
+
+    def pointer_paths(
+        self,
+        tips: Sequence[GitOid],
+        known: Mapping[GitOid, Pointer],
+        *,
+        excluded: Sequence[GitOid],
+        since: float | None,
+    ) -> Iterator[tuple[GitOid, str]]:
+        for oid in self.objects.reach(tips, without=excluded):
+            commit = self.objects[oid]
+            if since is None or commit.at >= since:
+                for found in commit.pointers:
+                    for need in commit.needs:
+                        if need.pointer == found.pointer and found.blob in known:
+                            yield found.blob, need.path
 
     def next_view(self) -> int:
         return max(self.disk.views, default=0) + 1

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from mirror_sync.domain.names import GitOid, LfsOid
 from mirror_sync.domain.pointers import Pointer, PointerBlob
-from mirror_sync.domain.runs import HISTORY_RANK, LEFT_OUT_RANK, Lease, LfsJob, MirrorId, Trigger
+from mirror_sync.domain.runs import HISTORY_RANK, LEFT_OUT_RANK, TIP_RANK, Lease, LfsJob, MirrorId, Trigger
 from mirror_sync.domain.standing import Due
 from mirror_sync.testing.state_rows import MirrorRow, WantedRow
 from mirror_sync.testing.state_runs import MemoryRows
@@ -81,7 +81,8 @@ class MemoryLfs(MemoryRows):
         with self._lock:
             for oid, wanted in self._fenced(lease).wanted.items():
                 if not wanted.present and not wanted.left_out:
-                    wanted.rank = ranks.get(oid, HISTORY_RANK)
+                    kept = wanted.rank if wanted.rank >= TIP_RANK else HISTORY_RANK
+                    wanted.rank = ranks.get(oid, kept)
 
     def _referring(self, oids: Sequence[LfsOid]) -> list[tuple[MirrorRow, WantedRow]]:
         return [(row, row.wanted[oid]) for row in self._rows.values() for oid in oids if oid in row.wanted]
@@ -90,7 +91,7 @@ class MemoryLfs(MemoryRows):
         with self._lock:
             served: list[tuple[MirrorRow, int]] = []
             for row, wanted in self._referring(oids):
-                if not wanted.present and wanted.rank < HISTORY_RANK and row.mirror.id != told_by:
+                if not wanted.present and wanted.rank < TIP_RANK and row.mirror.id != told_by:
                     served.append((row, wanted.rank))
                 wanted.present, wanted.known_missing, wanted.left_out = True, False, False
                 wanted.code = wanted.message = ""
@@ -150,7 +151,7 @@ class MemoryLfs(MemoryRows):
             and not wanted.left_out
             and max(wanted.retry_at, wanted.leased_until) <= now
             and (largest is None or (wanted.size <= largest and not wanted.known_missing))
-            and (wanted.rank >= HISTORY_RANK or not syncing)
+            and (wanted.rank >= TIP_RANK or not syncing)
         ]
         return sorted(ready, key=lambda item: (item[1].known_missing, item[1].rank, item[1].size, item[0]))
 

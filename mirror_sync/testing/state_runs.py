@@ -96,12 +96,7 @@ class MemoryRuns(MemoryRows):
 
     def claim(self, worker: str, *, lease_seconds: float) -> Lease | None:
         with self._lock:
-            now = self._clock.now()
-            ready = [
-                row
-                for row in self._rows.values()
-                if row.in_service() and max(row.mirror.due_at, row.mirror.lease_until) <= now
-            ]
+            ready = self._due()
             if not ready:
                 return None
             row = min(
@@ -113,6 +108,18 @@ class MemoryRuns(MemoryRows):
                 ),
             )
             return self._take(row, worker, lease_seconds, "sync")
+
+    def anything_due(self) -> bool:
+        with self._lock:
+            return bool(self._due())
+
+    def _due(self) -> list[MirrorRow]:
+        now = self._clock.now()
+        return [
+            row
+            for row in self._rows.values()
+            if row.in_service() and max(row.mirror.due_at, row.mirror.lease_until) <= now
+        ]
 
     def claim_mirror(self, mirror_id: MirrorId, worker: str, *, lease_seconds: float, purpose: str) -> Lease | None:
         with self._lock:

@@ -17,6 +17,7 @@ from mirror_sync.domain.refs import Change, GuardState, Hold, ObjectFormat
 from mirror_sync.domain.runs import (
     HISTORY_RANK,
     LAG_BOUNDS,
+    TIP_RANK,
     Availability,
     Delivery,
     KeptTip,
@@ -1101,6 +1102,20 @@ class StateContract:
         state.set_paused(paused.id, reason=None)
         assert len(self.claim_lfs(state)) == 4
 
+    @pytest.mark.parametrize("trigger", list(Trigger))
+    def test_something_is_due_while_there_is_a_mirror_to_claim(self, state, clock, trigger):
+        assert state.anything_due() is False
+        mirror, _ = state.enrol(new(trigger=trigger))
+        assert state.anything_due() is True
+        lease = state.claim("w", lease_seconds=LEASE)
+        assert state.anything_due() is False
+        state.finish(lease, report(clock))
+        assert state.anything_due() is False
+        state.mark_due(mirror.id, trigger)
+        assert state.anything_due() is True
+        state.set_paused(mirror.id, reason="x")
+        assert state.anything_due() is False
+
     # ------------------------------------------------------------ the order of fetching
 
     def oids(self, state, **over):
@@ -1124,8 +1139,18 @@ class StateContract:
         assert self.oids(state) == [lfs_oid(2)]
         assert [job.rank for job in state.claim_lfs("w", limit=9, lease_seconds=LEASE)] == [HISTORY_RANK]
 
+    def test_what_served_refs_lack_comes_after_what_refs_wait_for_and_before_history(self, state, lease, clock):
+        state.add_scan(lease, [blob(1), blob(2), blob(3)], scanned=None)
+        state.rank_lfs(lease, {lfs_oid(3): TIP_RANK, lfs_oid(2): 5})
+        state.rank_lfs(lease, {lfs_oid(2): 5})
+        state.finish(lease, report(clock))
+        assert [self.oids(state) for _ in range(3)] == [[lfs_oid(2)], [lfs_oid(3)], [lfs_oid(1)]]
+        state.lfs_arrived([lfs_oid(3)])
+        assert state.mirror(lease.mirror.name).due_at > clock.now(), "no ref waits for it"
+
     def test_a_run_keeps_what_its_refs_lack_to_itself(self, state, lease, clock):
         state.add_scan(lease, [blob(1), blob(2)], scanned=None)
+        state.rank_lfs(lease, {lfs_oid(1): 0, lfs_oid(2): TIP_RANK})
         state.rank_lfs(lease, {lfs_oid(1): 0})
         assert self.oids(state) == [lfs_oid(2)]
         assert self.oids(state) == []

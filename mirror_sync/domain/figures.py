@@ -1,0 +1,17 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+
+def size_text(count: float) -> str:
+    """Return bytes as people say them."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def objects_text(count: int) -> str:
+    """Return a number of LFS objects as people say it."""
+    return "1 LFS object" if count == 1 else f"{count:,} LFS objects"
