@@ -59,6 +59,11 @@ class Layout:
         return self.root / "stage" / "objects" / "pack"
 
     @property
+    def fill(self) -> Path:
+        """The unfinished fetch, in the stage: its journal, its commit graph, the pack that is coming."""
+        return self.root / "stage" / "fill"
+
+    @property
     def lock(self) -> Path:
         """The file whose ``flock`` is the mirror's lock."""
         return self.root / "lock"

@@ -60,7 +60,7 @@ def maintain(
             borrowed = [] if stage.is_empty() else ["--keep-unreachable"]
             options = ["-a", "-d", "-b", "-q", "-n", *borrowed]
             repack(options, layout=layout, object_format=object_format, git=git, config=_CONFIG, stop=stop)
-            if borrowed:
+            if borrowed and not layout.fill.is_dir():  # a filling knows its packs by name
                 # What the store has by now need not lie in the stage as well.
                 stage_git.run(
                     ["repack", "-a", "-d", "-l", "-k", "-q", "-n"],

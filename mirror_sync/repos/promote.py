@@ -9,6 +9,7 @@ from mirror_sync.repos.files import remove_tree
 from mirror_sync.repos.fsck import relaxed_option
 from mirror_sync.repos.git import Git
 from mirror_sync.repos.inspect import Inspector
+from mirror_sync.repos.journal import unfinished_packs
 from mirror_sync.repos.layout import Layout
 from mirror_sync.repos.queries import oid_lines
 from mirror_sync.repos.stage import PROMOTE, Stage
@@ -20,14 +21,15 @@ def promote(
 ) -> int:
     """Do what :meth:`mirror_sync.ports.GitRepository.promote` promises.
 
-    Packs that inspection found good as a whole are linked as they are.  Of the others
-    only what ``tips`` reach is packed anew and checked strictly by itself, so that
+    Packs that inspection found good as a whole are linked as they are, except those of
+    an unfinished filling, which need not hold all that they lean on.  Of the others only what ``tips`` reach is packed anew and checked strictly by itself, so that
     nothing bad comes along.
     """
     staged = stage.packs()
     if not staged:
         return 0
     linkable, relaxed = inspector.linkable()
+    linkable -= unfinished_packs(layout)
     size = 0
     for name in sorted(staged & linkable):
         size += store.link_pack(layout.stage_packs / name)

@@ -16,8 +16,10 @@ from mirror_sync.domain.runs import KeptTip
 from mirror_sync.ports import Clock, GitAccess, Inspection, PublishRequest, Recovery, View
 from mirror_sync.repos import ancestry, maintain, needs, promote, publish, queries, recover, scan
 from mirror_sync.repos.files import Space, remove_file, remove_tree, storage_errors, sync_directory
+from mirror_sync.repos.filling import DiskFilling
 from mirror_sync.repos.git import Git
 from mirror_sync.repos.inspect import Inspector
+from mirror_sync.repos.journal import GRAPH
 from mirror_sync.repos.layout import Layout, layout_of
 from mirror_sync.repos.lock import MirrorLock
 from mirror_sync.repos.stage import Stage
@@ -39,8 +41,17 @@ class Repository:
         self._git = Git(layout.store, descriptors=self._lock.descriptors)
         self._stage_git = Git(layout.stage, descriptors=self._lock.descriptors)
         self._store = Store(layout)
-        self._stage = Stage(layout, self._stage_git, space=Space(layout.root, reserve_bytes))
+        space = Space(layout.root, reserve_bytes)
+        self._stage = Stage(layout, self._stage_git, space=space)
         self._views = Views(layout)
+        self._filling = DiskFilling(
+            layout,
+            stage=self._stage,
+            stage_git=self._stage_git,
+            graph_git=Git(layout.fill / GRAPH, descriptors=self._lock.descriptors),
+            space=space,
+            guard=self._changing,
+        )
 
     # -- lock and life
     def lock(self) -> AbstractContextManager[None]:
@@ -111,7 +122,7 @@ class Repository:
         return needs.tip_needs(self._everything(), tips, known)
 
     def stage_is_empty(self) -> bool:
-        """Tell whether the stage holds nothing."""
+        """Tell whether the stage holds nothing, no filling either."""
         return self._stage.is_empty()
 
     def size_bytes(self) -> int:
@@ -131,13 +142,17 @@ class Repository:
             self._stage.ensure(self._object_format)
             return self._stage.fetch(access, oids, max_bytes=max_bytes)
 
+    def filling(self) -> DiskFilling:
+        """Return the place where a fetch that does not come in one piece is gathered."""
+        return self._filling
+
     def inspect(self, tips: Sequence[GitOid], *, relaxed: Sequence[str] = ()) -> Inspection:
         """Check staged objects strictly and tips for closure."""
         with self._changing():
             return self._inspector().inspect(tips, relaxed=relaxed)
 
     def discard_stage(self) -> None:
-        """Empty the stage."""
+        """Empty the stage, unless an unfinished filling leans on it."""
         with self._changing():
             self._stage.discard()
 

@@ -14,6 +14,7 @@ from mirror_sync.errors import AddressRefused, StorageFull
 from mirror_sync.ports import GitAccess
 from mirror_sync.repos.files import Space, remove_file, remove_tree, replace_file, sync_directory
 from mirror_sync.repos.git import Git, config_of_variables
+from mirror_sync.repos.journal import GRAPH, Journal
 from mirror_sync.repos.layout import Layout
 from mirror_sync.repos.queries import oid_lines
 from mirror_sync.repos.store import make_bare, whole_packs
@@ -29,6 +30,9 @@ PROMOTE = "promote"
 
 FSCK = "fsck"
 """Directory in the stage with the scratch repository of the thorough check."""
+
+CLOSED_REFS = "packed-refs"
+"""File in the stage that names what is closed while stock git fetches; at all other times the stage has no refs."""
 
 _FETCH_CONFIG = {
     "http.followRedirects": "false",
@@ -120,16 +124,18 @@ class Stage:
             came = self.packs() - before
             size = sum((self._layout.stage_packs / f"{name}.pack").stat().st_size for name in came)
             if size > max_bytes:
-                raise _too_large(max_bytes)  # it came between two looks
+                raise too_large(max_bytes)  # it came between two looks
             sync_directory(self._layout.stage_packs)
         return size
 
     def is_empty(self) -> bool:
-        """Tell whether the stage holds no pack."""
-        return not self.packs()
+        """Tell whether the stage holds neither a pack nor a filling."""
+        return not self.packs() and not self._layout.fill.is_dir()
 
     def discard(self) -> None:
-        """Empty the stage, in one rename and then in peace."""
+        """Empty the stage, in one rename and then in peace; what an unfinished filling leans on stays."""
+        if Journal(self._layout).begun():
+            return
         stage = self._layout.stage
         if not os.path.lexists(stage):
             return
@@ -145,7 +151,13 @@ class Stage:
         if not self.exists():
             return []
         files = [*unfinished_pack_files(stage / "objects"), *stage.glob("*.lock"), *(stage / CHECKS).glob("tmp_*")]
+        files.append(stage / CLOSED_REFS)
         removed = [f"stage/{path.name}" for path in files if remove_file(path)]
+        removed += [f"stage/{name}" for name in Journal(self._layout).sweep()]
+        graph = self._layout.fill / GRAPH
+        if graph.is_dir():
+            leftovers = [*unfinished_pack_files(graph / "objects"), *graph.glob("*.lock")]
+            removed += [f"stage/fill/{path.name}" for path in leftovers if remove_file(path)]
         return removed + [f"stage/{name}" for name in (PROMOTE, FSCK) if remove_tree(stage / name)]
 
     def _watch_growth(self, max_bytes: int) -> None:
@@ -153,7 +165,7 @@ class Stage:
         for entry in os.scandir(self._layout.stage_packs):
             with contextlib.suppress(FileNotFoundError):
                 if entry.name.startswith("tmp_") and entry.stat().st_size > max_bytes:
-                    raise _too_large(max_bytes)
+                    raise too_large(max_bytes)
 
     @contextlib.contextmanager
     def _undone_on_error(self) -> Iterator[None]:
@@ -192,13 +204,14 @@ def _bounded(chunks: Iterable[bytes], *, limit: int, space: Space, count: Callab
     for chunk in chunks:
         total += len(chunk)
         if total > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         space.check(len(chunk))
         count(len(chunk))
         yield chunk
 
 
-def _too_large(limit: int) -> StorageFull:
+def too_large(limit: int) -> StorageFull:
+    """Return the error for a pack that goes beyond ``limit`` bytes."""
     return StorageFull(
         "the pack is larger than one fetch may bring",
         why=f"git.max_pack allows {limit} bytes",

@@ -1,0 +1,624 @@
+"""A filling on disk: the front door to the journal, the spool, the graph and the ladder of one unfinished fetch.
+
+It lies in the stage's ``fill`` directory.  Objects come first and are durable, then
+the note that says so: whatever a crash leaves, the notes claim no more than is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+
+from mirror_sync.domain.names import GitOid
+from mirror_sync.domain.refs import ObjectFormat
+from mirror_sync.errors import (
+    AddressRefused,
+    GitFailed,
+    MirrorSyncError,
+    RateLimited,
+    UpstreamGone,
+    UpstreamInvalid,
+    UpstreamRefused,
+    UpstreamUnavailable,
+)
+from mirror_sync.ports import GitAccess
+from mirror_sync.ports.filling import Gap, Goal, Stretch, Taken
+from mirror_sync.repos import graph, salvage
+from mirror_sync.repos.blob_part import DiskBlobPart
+from mirror_sync.repos.child import read_lines
+from mirror_sync.repos.files import (
+    Space,
+    make_directories,
+    remove_file,
+    remove_tree,
+    replace_file,
+    sync_directory,
+    sync_together,
+)
+from mirror_sync.repos.git import Git
+from mirror_sync.repos.graph import Holes, Pretence, Targets
+from mirror_sync.repos.journal import BLOBS, GATHER, GRAPH, ORDER, Journal, Position, remove_packs
+from mirror_sync.repos.layout import Layout
+from mirror_sync.repos.locate import locate
+from mirror_sync.repos.queries import oid_lines, types
+from mirror_sync.repos.salvage import PackScan
+from mirror_sync.repos.spool import Spool
+from mirror_sync.repos.stage import CLOSED_REFS, Stage, unfinished_pack_files
+from mirror_sync.repos.store import make_bare, read_object_format, whole_packs
+
+UPSTREAM_ERRORS = (
+    UpstreamUnavailable,
+    UpstreamInvalid,
+    RateLimited,
+    UpstreamGone,
+    UpstreamRefused,
+    AddressRefused,
+)
+"""What the sender of a pack is to blame for: it ends the pack, not the filling."""
+
+PACKS_WORTH_GATHERING = 3
+MISSING_SHOWN = 1000
+"""So many missing objects at most are looked for when it is only asked whether any are."""
+
+_BORROWED = "../../../objects\n../../../../store/objects"
+"""What the graph sees besides its own: the stage's objects and the store's, as paths from its object directory."""
+
+_SPOOLS = {False: "incoming.pack.part", True: "incoming-graph.pack.part"}
+"""The pack on its way, by whether it goes to the graph."""
+
+_EMPTY_AT_MOST = 64
+"""Bytes of a pack of no objects: its head and checksum, and some room."""
+
+_RECEIVE_SECONDS = 30 * 24 * 3600.0
+"""A slow link may need days for one pack; whoever reads it notices a stall."""
+
+_GATHER_CONFIG: Mapping[str, str] = {
+    "pack.threads": "2",
+    "pack.windowMemory": "128m",
+    "pack.deltaCacheSize": "64m",
+    "core.deltaBaseCacheLimit": "96m",
+}
+
+
+class _Trees(Exception):
+    """The commits of the pack are over."""
+
+
+def _nothing() -> None:
+    """Do nothing."""
+
+
+class DiskFilling:
+    """Implements :class:`mirror_sync.ports.filling.Filling` beside one mirror's stage.
+
+    ``guard`` fails without the mirror's lock and translates what the file system says.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        stage: Stage,
+        stage_git: Git,
+        graph_git: Git,
+        space: Space,
+        guard: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._layout = layout
+        self._stage = stage
+        self._stage_git = stage_git
+        self._graph_git = graph_git
+        self._space = space
+        self._guard = guard
+        self._journal = Journal(layout)
+        self._heads: tuple[int, set[GitOid]] | None = None
+        """Heads of the order up to an offset, so that it is read once only."""
+        self._asked: Stretch | None = None
+        """What was last asked for what it lacks."""
+
+    # -- begin and end
+    def begun(self) -> bool:
+        """Tell whether a filling was begun and not finished."""
+        return self._journal.begun()
+
+    def begin(self, goal: Goal) -> None:
+        """Freeze the goal; what is closed stays noted, an order for another goal goes."""
+        with self._guard():
+            journal = self._journal
+            journal.complete_ending()
+            self._stage.ensure(goal.object_format)
+            make_directories(journal.directory)
+            if not (self._graph / "HEAD").is_file():
+                remove_tree(self._graph)
+                make_bare(self._graph, goal.object_format, alternates=_BORROWED)
+            old = journal.goal()
+            if old is None or _essence(old) != _essence(goal):
+                if (journal.position() or Position(0, 0, 0)).done:
+                    journal.write_closed(journal.closed() | self._ladder_heads())
+                journal.drop_order()
+                journal.write_goal(goal)
+            journal.write_given_up({})
+            self._heads = self._asked = None
+
+    def drop(self) -> None:
+        """Forget the filling and everything that came for it."""
+        with self._guard():
+            if self._journal.directory.is_dir():
+                self._journal.end(keep=())
+            self._heads = self._asked = None
+
+    def finish(self, *, tick: Callable[[], None] = _nothing) -> int:
+        """Check that everything is here, gather it in one pack where it came in many, and end the filling."""
+        with self._guard():
+            self._journal.complete_ending()
+            if not self._journal.begun():
+                return 0
+            goal = self._goal()
+            own = self._journal.packs() & self._stage.packs()
+            if not self._is_whole(goal, tick=tick):
+                lacking = self._search(goal, without=goal.boundary, limit=MISSING_SHOWN)
+                if not lacking:
+                    return self._size(own)  # all but what was given up
+                self._journal.doubt()
+                raise GitFailed(
+                    f"{len(lacking)}{' or more' if len(lacking) >= MISSING_SHOWN else ''} objects did not come",
+                    argv=("rev-list", "--objects"),
+                    stderr=f"{lacking[0]} is missing",
+                )
+            if len(own) >= PACKS_WORTH_GATHERING:
+                own = self._gather(goal, own, tick=tick)
+            size = self._size(own)
+            self._journal.end(keep=own)
+            self._heads = self._asked = None
+            return size
+
+    def _is_whole(self, goal: Goal, *, tick: Callable[[], None]) -> bool:
+        asked = oid_lines([*goal.tips, *(f"^{oid}" for oid in goal.boundary)])
+        try:
+            self._stage_git.run(["rev-list", "--objects", "--quiet", "--stdin"], stdin=asked, tick=tick)
+        except GitFailed as error:
+            if error.status < 0:
+                raise
+            return False
+        return True
+
+    def _gather(self, goal: Goal, own: set[str], *, tick: Callable[[], None]) -> set[str]:
+        """Pack what the goal needs anew, bring it into the stage, and return its name."""
+        self._space.check(self._size(own))
+        directory = self._journal.directory / GATHER
+        remove_tree(directory)
+        directory.mkdir()
+        asked = oid_lines([*goal.tips, *(f"^{oid}" for oid in goal.boundary)])
+        arguments = ["pack-objects", "--revs", "--delta-base-offset", "--window=0", "--non-empty", "--quiet"]
+        try:
+            self._stage_git.run([*arguments, str(directory / "pack")], stdin=asked, config=_GATHER_CONFIG, tick=tick)
+            made = whole_packs(directory)
+            self._journal.note_packs(made)
+            for name in sorted(made - self._stage.packs()):
+                files = [directory / f"{name}{ending}" for ending in (".pack", ".rev", ".idx")]
+                present = [path for path in files if path.exists()]
+                sync_together(present)
+                for path in present:
+                    target = self._layout.stage_packs / path.name
+                    remove_file(target)
+                    target.hardlink_to(path)
+            sync_directory(self._layout.stage_packs)
+        finally:
+            remove_tree(directory)
+        return made
+
+    def _size(self, packs: Iterable[str]) -> int:
+        return sum((self._layout.stage_packs / f"{name}.pack").stat().st_size for name in packs)
+
+    # -- packs as they come
+    def take(self, pack: Iterable[bytes], *, graph: bool = False, until_trees: bool = False, max_bytes: int) -> Taken:
+        """Write a pack down and index it as it arrives; when it breaks off, keep its whole objects."""
+        with self._guard():
+            object_format = self._object_format()
+            if not self._journal.begun():
+                self._stage.ensure(object_format)
+                self._journal.directory.mkdir(exist_ok=True)
+            self._salvage(object_format)
+            git, directory = self._destination(graph=graph)
+            path = self._journal.directory / _SPOOLS[graph]
+            scan = PackScan(object_format, until_trees=True) if until_trees else None
+            stopped = False
+            error: MirrorSyncError | None = None
+            with Spool(path, max_bytes=max_bytes, space=self._space) as spool:
+                try:
+                    with closing(spool.tee(pack)) as chunks:
+                        announced = self._receive(git, chunks, object_format, scan=scan, graph=graph)
+                except _Trees:
+                    stopped = True
+                except (*UPSTREAM_ERRORS, GitFailed) as caught:
+                    error = caught
+                finally:
+                    _sweep(directory)
+                    if isinstance(pack, Generator):
+                        pack.close()  # whoever sends it need not go on
+            if error is None and not stopped:
+                self._forget(path)
+                return Taken(spool.received, announced, announced, complete=True)
+            taken = self._keep_prefix(path, object_format, scan=scan if stopped else None, graph=graph)
+            return replace(taken, error=error, stopped=stopped)
+
+    def salvage(self) -> Taken | None:
+        """Keep the whole objects of a pack that a killed process was receiving."""
+        with self._guard():
+            if not self._journal.directory.is_dir():
+                return None
+            return self._salvage(self._object_format())
+
+    def _object_format(self) -> ObjectFormat:
+        goal = self._journal.goal() if self._journal.begun() else None
+        return goal.object_format if goal is not None else read_object_format(self._layout.store)
+
+    def _salvage(self, object_format: ObjectFormat) -> Taken | None:
+        taken = None
+        for to_graph, name in _SPOOLS.items():
+            path = self._journal.directory / name
+            if path.exists():
+                taken = self._keep_prefix(path, object_format, scan=None, graph=to_graph)
+        return taken
+
+    def _receive(
+        self,
+        git: Git,
+        chunks: Iterator[bytes],
+        object_format: ObjectFormat,
+        *,
+        scan: PackScan | None,
+        graph: bool,
+    ) -> int:
+        """Index the pack in ``chunks`` and return how many objects it says it has."""
+        first = b""
+        while len(first) < salvage.HEADER_BYTES and (chunk := next(chunks, None)) is not None:
+            first += chunk
+        announced = int.from_bytes(first[8:12])
+        if len(first) >= salvage.HEADER_BYTES and first.startswith(b"PACK") and announced == 0:
+            for chunk in chunks:
+                first += chunk
+                if len(first) > _EMPTY_AT_MOST:
+                    break
+            _check_empty(first, object_format)
+            return 0
+        self._index(git, _watched(chain([first], chunks), scan), graph=graph)
+        return announced
+
+    def _index(self, git: Git, chunks: Iterable[bytes], *, graph: bool, note: bool = True) -> str:
+        """Index a pack, durably, and note that it came; return its name."""
+        said = git.feed(["index-pack", "--stdin", "--fix-thin"], chunks, timeout=_RECEIVE_SECONDS)
+        name = f"pack-{said.split()[-1].decode('ascii')}"
+        if note and self._journal.begun():
+            self._note(name, graph=graph)
+        elif note:
+            sync_directory(self._layout.stage_packs)  # one pack that is all there is to fetch needs no journal
+        return name
+
+    def _note(self, name: str, *, graph: bool) -> None:
+        sync_directory(self._destination(graph=graph)[1] / "pack")
+        if not graph:
+            self._journal.note_packs([name])
+
+    def _keep_prefix(self, path: Path, object_format: ObjectFormat, *, scan: PackScan | None, graph: bool) -> Taken:
+        """Index the whole objects at the beginning of a spooled pack and remove the spool.
+
+        Damage that only git can see, such as a delta that does not fit its base, makes
+        it fewer objects, found by halving.
+        """
+        git, directory = self._destination(graph=graph)
+        found = scan or salvage.scan_file(path, object_format)
+        before = whole_packs(directory / "pack")
+        good, bad, kept = 0, len(found.ends) + 1, ""
+        attempt = len(found.ends)
+        while good < attempt < bad:
+            try:
+                name = self._index(git, salvage.prefix(path, found, attempt, object_format), graph=graph, note=False)
+            except GitFailed:
+                _sweep(directory)
+                bad = attempt
+            else:
+                if kept and kept != name and kept not in before:
+                    remove_packs(directory / "pack", [kept])
+                good, kept = attempt, name
+            attempt = (good + bad) // 2
+        if kept:
+            self._note(kept, graph=graph)
+        received = path.stat().st_size
+        self._forget(path)
+        return Taken(received, good, found.announced, complete=False, cut_size=found.cut_size)
+
+    def _forget(self, path: Path) -> None:
+        remove_file(path)
+        if self._journal.begun():
+            sync_directory(path.parent)
+
+    def _destination(self, *, graph: bool) -> tuple[Git, Path]:
+        """Return git where the objects go, and its object directory."""
+        if graph:
+            return self._graph_git, self._graph / "objects"
+        return self._stage_git, self._layout.stage / "objects"
+
+    def take_stock(self, access: GitAccess, tips: Sequence[GitOid], *, max_bytes: int) -> int:
+        """Fetch ``tips`` with stock git; what is closed is named to it by refs that stand meanwhile."""
+        with self._guard():
+            goal = self._goal()
+            closed = sorted(types(self._stage_git, sorted(self._closed())))
+            refs = self._layout.stage / CLOSED_REFS
+            before = self._stage.packs()
+            if closed:
+                lines = (f"{oid} refs/mirror-sync/closed/{number:08}\n" for number, oid in enumerate(closed))
+                replace_file(refs, "".join(lines).encode())
+            try:
+                self._stage.ensure(goal.object_format)
+                size = self._stage.fetch(access, tips, max_bytes=max_bytes)
+            finally:
+                remove_file(refs)
+            self._journal.note_packs(self._stage.packs() - before)
+            return size
+
+    # -- the graph
+    def gap(self, *, wants: int, haves: int) -> Gap | None:
+        """Return what is missing of the commits that the goal reaches."""
+        with self._guard():
+            goal = self._goal()
+            targets = graph.find_targets(self._graph_git, goal.tips, goal.peeled)
+            if not targets.absent and graph.whole(self._graph_git, targets.commits, without=goal.boundary):
+                return None
+            holes, parents = self._holes(
+                self._graph_git, [self._graph, self._layout.stage], targets.commits, without=goal.boundary
+            )
+            wanted = parents or sorted(targets.absent)
+            return Gap(wanted[:wants], sorted(holes.shallow), _heads(holes, targets, goal, limit=haves))
+
+    def _holes(
+        self, git: Git, repositories: Sequence[Path], tips: Sequence[GitOid], *, without: Sequence[GitOid]
+    ) -> tuple[Holes, list[GitOid]]:
+        """Return where the graph ends too early, and the parents missing on the way from ``tips``."""
+        scratch = self._journal.directory
+        holes = graph.find_holes(git, repositories=repositories, scratch=scratch)
+        try:
+            return holes, graph.missing_parents(git, tips, holes, without=without, scratch=scratch)
+        except GitFailed as error:
+            if error.status < 0:
+                raise
+        # What the store has is whole as far as refs reach; leftovers that none reaches need not be.
+        holes = graph.find_holes(git, repositories=repositories, scratch=scratch, everywhere=True)
+        return holes, graph.missing_parents(git, tips, holes, without=without, scratch=scratch)
+
+    def frozen(self) -> bool:
+        """Tell whether the order stands."""
+        return self._journal.begun() and self._journal.position() is not None
+
+    def freeze(self) -> None:
+        """Write the order of all commits between what is closed and the goal, parents first."""
+        with self._guard():
+            if self.frozen():
+                return
+            goal = self._goal()
+            targets = graph.find_targets(self._graph_git, goal.tips, goal.peeled)
+            without = [*goal.boundary, *sorted(self._journal.closed())]
+            total = graph.write_order(self._graph_git, self._order, targets.commits, without=without)
+            self._journal.write_position(Position(0, 0, total))
+            self._heads = None
+
+    # -- the ladder
+    def place(self) -> tuple[int, int]:
+        """Return how many commits of the order are closed, and of how many."""
+        position = self._journal.position()
+        return (position.done, position.total) if position is not None else (0, 0)
+
+    def stretch(self, commits: int) -> Stretch | None:
+        """Return the next closed range of at most ``commits`` commits."""
+        with self._guard():
+            position = self._position()
+            inside: dict[GitOid, None] = {}
+            named: dict[GitOid, None] = {}
+            end = position.offset
+            for behind, (commit, *parents) in graph.read_order(self._order, start=end, commits=max(1, commits)):
+                inside[commit] = None
+                named.update(dict.fromkeys(parents))
+                end = behind
+            if not inside:
+                return None
+            wants = [oid for oid in inside if oid not in named]
+            return Stretch(len(inside), wants, [oid for oid in named if oid not in inside], end)
+
+    def advance(self, stretch: Stretch) -> None:
+        """Note that everything up to the end of ``stretch`` is here."""
+        with self._guard():
+            position = self._position()
+            if stretch.end <= position.offset:
+                return
+            heads = self._ladder_heads()
+            for _, (commit, *parents) in self._lines_of(stretch):
+                heads.difference_update(parents)
+                heads.add(commit)
+            self._heads = (stretch.end, heads)
+            done = position.done + stretch.commits
+            self._journal.write_position(Position(stretch.end, done, position.total))
+
+    def closed(self) -> frozenset[GitOid]:
+        """Return what was noted as closed, and the heads of what the ladder closed."""
+        with self._guard():
+            return self._closed()
+
+    def note_closed(self, tips: Sequence[GitOid]) -> None:
+        """Note that everything these ``tips`` reach is here."""
+        with self._guard():
+            known = self._journal.closed()
+            if not known.issuperset(tips):
+                self._journal.write_closed(known.union(tips))
+
+    def _closed(self) -> frozenset[GitOid]:
+        return self._journal.closed() | self._ladder_heads()
+
+    def _ladder_heads(self) -> set[GitOid]:
+        position = self._journal.position()
+        if position is None or not position.done:
+            return set()
+        if self._heads is None or self._heads[0] != position.offset:
+            self._heads = (position.offset, graph.heads_of_order(self._order, end=position.offset))
+        return self._heads[1]
+
+    def _lines_of(self, stretch: Stretch) -> Iterator[tuple[int, list[GitOid]]]:
+        return graph.read_order(self._order, start=self._position().offset, end=stretch.end)
+
+    # -- single objects
+    def copy_commits(self, stretch: Stretch) -> None:
+        """Bring the commits of a stretch from the graph into the stage."""
+        with self._guard():
+            absent = self._absent_commits(stretch)
+            if not absent:
+                return
+            packing = self._graph_git.stream(["pack-objects", "--stdout", "--quiet"], stdin=oid_lines(absent))
+            with packing as child:
+                self._index(self._stage_git, iter(lambda: child.stdout.read(salvage.PIECE), b""), graph=False)
+
+    def _absent_commits(self, stretch: Stretch) -> list[GitOid]:
+        commits = [line[0] for _, line in self._lines_of(stretch)]
+        here = types(self._stage_git, commits)
+        return [oid for oid in commits if oid not in here]
+
+    def lacking(self, stretch: Stretch | None, *, limit: int) -> list[GitOid]:
+        """Return objects that are not here and that ``stretch``, or the whole goal, needs."""
+        with self._guard():
+            self._asked = stretch
+            if stretch is None:
+                goal = self._goal()
+                return self._search(goal, without=self._known(goal), limit=limit)
+            given = self._journal.given_up()
+            absent = self._absent_commits(stretch)
+            if absent:
+                return [oid for oid in absent if oid not in given][:limit]
+            return list(islice(self._missing(stretch.wants, stretch.haves, given=given, holes=None), limit))
+
+    def _search(self, goal: Goal, *, without: Sequence[GitOid], limit: int) -> list[GitOid]:
+        """Return what the goal lacks beyond ``without``: tips, or else commits, or else any objects."""
+        given = self._journal.given_up()
+        targets = graph.find_targets(self._stage_git, goal.tips, {})
+        absent = [oid for oid in targets.absent if oid not in given]
+        if absent:
+            return absent[:limit]
+        tips = list(targets.kinds)
+        holes: Holes | None = None
+        if not graph.whole(self._stage_git, targets.commits, without=without):
+            holes, parents = self._holes(self._stage_git, [self._layout.stage], targets.commits, without=without)
+            wanted = [oid for oid in parents if oid not in given]
+            if wanted:
+                return wanted[:limit]
+        return list(islice(self._missing(tips, without, given=given, holes=holes), limit))
+
+    def _missing(
+        self, tips: Iterable[GitOid], without: Iterable[GitOid], *, given: Mapping[GitOid, str], holes: Holes | None
+    ) -> Iterator[GitOid]:
+        """Yield objects that ``tips`` need and that are nowhere; closing it early kills git."""
+        arguments = ["rev-list", "--objects", "--quiet", "--missing=print", "--stdin"]
+        asked = oid_lines([*tips, *(f"^{oid}" for oid in without)])
+        with (
+            Pretence(holes, self._journal.directory) as pretence,
+            self._stage_git.stream(arguments, stdin=asked, environment=pretence.environment) as child,
+        ):
+            for line in read_lines(child.stdout):
+                oid = GitOid(line[1:].decode("ascii"))
+                if line.startswith(b"?") and oid not in given:
+                    yield oid
+
+    def _known(self, goal: Goal) -> list[GitOid]:
+        """Return behind which tips nothing needs a walk: all that is closed, unless that turned out wrong."""
+        return [*goal.boundary, *(() if self._journal.doubted() else sorted(self._closed()))]
+
+    def locate(self, blob: GitOid) -> tuple[GitOid, bytes] | None:
+        """Return the newest commit, of what was last asked about, that holds ``blob``, and the path."""
+        with self._guard():
+            if self._asked is not None:
+                tips, without = list(self._asked.wants), list(self._asked.haves)
+            else:
+                goal = self._goal()
+                tips = graph.find_targets(self._stage_git, goal.tips, {}).commits
+                without = self._known(goal)
+            return locate(self._stage_git, blob, tips, without=without)
+
+    def blob(self, blob: GitOid) -> DiskBlobPart:
+        """Return the place for one blob that comes in pieces."""
+        object_format = self._goal().object_format
+
+        def take_in(path: Path, size: int) -> None:
+            self._index(self._stage_git, salvage.pack_of_blob(path, size, object_format), graph=False)
+
+        return DiskBlobPart(
+            self._journal.directory / BLOBS / blob,
+            blob,
+            object_format=object_format,
+            space=self._space,
+            guard=self._guard,
+            take_in=take_in,
+        )
+
+    def give_up(self, oid: GitOid, reason: str) -> None:
+        """Note that an object cannot be had for now, and why."""
+        with self._guard():
+            self._journal.write_given_up({**self._journal.given_up(), oid: reason})
+
+    def given_up(self) -> Mapping[GitOid, str]:
+        """Return the objects given up, with the reasons."""
+        return self._journal.given_up()
+
+    # -- inside
+    @property
+    def _graph(self) -> Path:
+        return self._journal.directory / GRAPH
+
+    @property
+    def _order(self) -> Path:
+        return self._journal.directory / ORDER
+
+    def _goal(self) -> Goal:
+        goal = self._journal.goal() if self._journal.begun() else None
+        assert goal is not None, "called before the filling was begun"
+        return goal
+
+    def _position(self) -> Position:
+        position = self._journal.position()
+        assert position is not None, "called before the order was frozen"
+        return position
+
+
+def _essence(goal: Goal) -> tuple[object, ...]:
+    return goal.object_format, frozenset(goal.tips), frozenset(goal.boundary), dict(goal.peeled)
+
+
+def _watched(chunks: Iterable[bytes], scan: PackScan | None) -> Iterator[bytes]:
+    """Yield ``chunks``, looking at each first when the pack is to end where its commits do."""
+    for chunk in chunks:
+        if scan is not None:
+            scan.feed(chunk)
+            if scan.stopped:
+                raise _Trees
+        yield chunk
+
+
+def _check_empty(data: bytes, object_format: ObjectFormat) -> None:
+    """Raise :class:`GitFailed` unless ``data`` is a whole pack of no objects."""
+    digest = salvage.checksum(object_format)
+    digest.update(data[: salvage.HEADER_BYTES])
+    if data[salvage.HEADER_BYTES :] != digest.digest():
+        raise GitFailed("an empty pack is not whole", argv=("index-pack", "--stdin"), status=128)
+
+
+def _sweep(objects: Path) -> None:
+    """Remove what a git child that failed left in an object directory."""
+    for path in unfinished_pack_files(objects):
+        remove_file(path)
+
+
+def _heads(holes: Holes, targets: Targets, goal: Goal, *, limit: int) -> list[GitOid]:
+    """Return what to name as here: our tips first, then other heads and, in half the room at least, the boundary."""
+    tips = set(targets.commits)
+    own = sorted(holes.heads, key=lambda oid: (oid not in tips, oid))
+    boundary = [oid for oid in dict.fromkeys(goal.boundary) if oid not in set(own)]
+    own = own[: max(limit - len(boundary), (limit + 1) // 2)]
+    return [*own, *boundary[: limit - len(own)]]
