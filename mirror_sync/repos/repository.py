@@ -14,7 +14,7 @@ from mirror_sync.domain.pointers import Pointer, PointerBlob, TipNeed
 from mirror_sync.domain.refs import Change, ObjectFormat, RefUpdate
 from mirror_sync.domain.runs import KeptTip
 from mirror_sync.ports import Clock, GitAccess, Inspection, PublishRequest, Recovery, View
-from mirror_sync.repos import ancestry, maintain, needs, promote, publish, queries, recover, scan
+from mirror_sync.repos import ancestry, maintain, needs, paths, promote, publish, queries, recover, scan
 from mirror_sync.repos.files import Space, remove_file, remove_tree, storage_errors, sync_directory
 from mirror_sync.repos.filling import DiskFilling
 from mirror_sync.repos.git import Git
@@ -117,9 +117,26 @@ class Repository:
         """Yield every pointer blob reachable from ``tips`` and not from ``scanned``."""
         return scan.scan_pointers(self._everything(), tips, scanned=scanned)
 
-    def tip_needs(self, tips: Sequence[GitOid], known: Mapping[GitOid, Pointer]) -> dict[GitOid, list[TipNeed]]:
-        """Return the LFS objects that a checkout of each tip needs."""
-        return needs.tip_needs(self._everything(), tips, known)
+    def tip_needs(
+        self,
+        tips: Sequence[GitOid],
+        known: Mapping[GitOid, Pointer],
+        *,
+        selects: Callable[[str], bool] = needs.every_path,
+    ) -> dict[GitOid, list[TipNeed]]:
+        """Return the LFS objects that a checkout of each tip needs at a path that ``selects`` takes."""
+        return needs.tip_needs(self._everything(), tips, known, selects=selects)
+
+    def pointer_paths(
+        self,
+        tips: Sequence[GitOid],
+        known: Mapping[GitOid, Pointer],
+        *,
+        excluded: Sequence[GitOid],
+        since: float | None,
+    ) -> Iterator[tuple[GitOid, str]]:
+        """Yield each known pointer blob with each path at which a commit that counts has it."""
+        return paths.pointer_paths(self._everything(), tips, known, excluded=excluded, since=since)
 
     def stage_is_empty(self) -> bool:
         """Tell whether the stage holds nothing, no filling either."""
