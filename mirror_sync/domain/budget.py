@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -132,76 +132,87 @@ class Account:
 
 
 @dataclass(slots=True, eq=False)
-class Claim:
-    """Bytes that one connection read and waits to have paid for."""
+class Payer:
+    """One connection: the accounts it pays from, and how far its bytes have brought it in the queue."""
 
     names: tuple[str, ...]
     urgency: Urgency
+    turn: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Claim:
+    """Bytes that one connection read and waits to have paid for."""
+
+    payer: Payer
     size: int
+    turn: float
     granted: bool = False
 
 
 class Ledger:
-    """Every account, and who waits: updates before fills, among each the one that waits longest.
+    """Every account, and who waits: updates before fills, among each whoever has had the fewest bytes.
 
-    Not safe for threads by itself; the caller says what time it is (monotonic seconds).
+    (Start-time fair queueing: a turn counts bytes, and who was away takes up where the
+    others are.)  Not safe for threads by itself; the caller says what time it is
+    (monotonic seconds).
     """
 
     def __init__(self) -> None:
         self._accounts: dict[str, Account] = {}
-        self._waiting: dict[Urgency, deque[Claim]] = {urgency: deque() for urgency in Urgency}
+        self._waiting: dict[Urgency, list[Claim]] = {urgency: [] for urgency in Urgency}
+        self._turns: dict[Urgency, float] = dict.fromkeys(Urgency, 0.0)
 
-    def claim(self, names: Iterable[str], urgency: Urgency, size: int, now: float) -> Claim:
+    def claim(self, payer: Payer, size: int, now: float) -> Claim:
         """Join the queue; :meth:`settle` grants."""
-        claim = Claim(tuple(dict.fromkeys(names)), urgency, size)
-        for name in claim.names:
-            self._accounts.setdefault(name, Account(now)).note(urgency, now)
-        self._waiting[urgency].append(claim)
+        turn = max(payer.turn, self._turns[payer.urgency])
+        payer.turn = turn + size
+        claim = Claim(payer, size, turn)
+        for name in payer.names:
+            self._accounts.setdefault(name, Account(now)).note(payer.urgency, now)
+        insort(self._waiting[payer.urgency], claim, key=lambda waiting: waiting.turn)
         return claim
 
     def withdraw(self, claim: Claim) -> None:
         """Leave the queue; nothing happens when it was granted."""
         if not claim.granted:
-            self._waiting[claim.urgency].remove(claim)
+            self._waiting[claim.payer.urgency].remove(claim)
 
     def settle(self, rules: LinkRules, *, minute: int, now: float) -> None:
         """Put ``rules`` in force and grant whatever they allow now; ``minute`` is that of the day."""
         for name in list(self._accounts):
             cap = rules.cap(name)
             self._accounts[name].turn(now, rate=None if cap is None else cap.at(minute), share=rules.fill_share)
-        for urgency, waiting in self._waiting.items():
-            self._grant(urgency, waiting, now)
+        for urgency in Urgency:
+            self._grant(urgency, now)
         self._forget(rules)
 
-    def _grant(self, urgency: Urgency, waiting: deque[Claim], now: float) -> None:
-        exhausted: set[str] = set()
-        kept: list[Claim] = []
-        while waiting:
-            claim = waiting.popleft()
-            if not exhausted.isdisjoint(claim.names):
-                kept.append(claim)
-                if MACHINE in exhausted:
-                    break
-                continue
-            empty = [name for name in claim.names if self._accounts[name].wait(urgency) > 0]
+    def _grant(self, urgency: Urgency, now: float) -> None:
+        waiting, exhausted = self._waiting[urgency], set[str]()
+        at = 0
+        while at < len(waiting) and MACHINE not in exhausted:
+            claim = waiting[at]
+            empty = [name for name in claim.payer.names if name in exhausted or self._accounts[name].wait(urgency) > 0]
             if empty:
                 exhausted.update(empty)
-                kept.append(claim)
+                at += 1
                 continue
-            for name in claim.names:
+            for name in claim.payer.names:
                 self._accounts[name].spend(urgency, claim.size)
                 self._accounts[name].note(urgency, now)
+            self._turns[urgency] = max(self._turns[urgency], claim.turn)
             claim.granted = True
-        waiting.extendleft(reversed(kept))
+            del waiting[at]
 
     def _forget(self, rules: LinkRules) -> None:
-        wanted = {name for waiting in self._waiting.values() for claim in waiting for name in claim.names}
+        wanted = {name for waiting in self._waiting.values() for claim in waiting for name in claim.payer.names}
         for name in [name for name in self._accounts if name not in wanted and rules.cap(name) is None]:
             del self._accounts[name]
 
     def wait(self, claim: Claim) -> float:
         """Return in about how many seconds ``claim`` can be granted at the soonest."""
-        return max((self._accounts[name].wait(claim.urgency) for name in claim.names), default=0.0)
+        payer = claim.payer
+        return max((self._accounts[name].wait(payer.urgency) for name in payer.names), default=0.0)
 
 
 def quantum(rates: Iterable[float | None]) -> int:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from mirror_sync.domain.budget import LARGEST, MACHINE, SMALLEST, Ledger, LinkRules, Urgency, quantum
+from mirror_sync.domain.budget import MACHINE, SMALLEST, Ledger, LinkRules, Payer, Urgency, quantum
 from mirror_sync.ports import Clock
 
 LOOK_SECONDS = 1.0
@@ -47,7 +47,7 @@ class LinkBudget:
 
     def purse(self, hosts: tuple[str, ...], urgency: Urgency) -> Purse:
         """Return what one transfer pays from: the machine's account and those of ``hosts``."""
-        return Purse(self, (MACHINE, *(host for host in hosts if host)), urgency)
+        return Purse(self, Payer(tuple(dict.fromkeys((MACHINE, *hosts))), urgency))
 
     def _look(self, now: float) -> None:
         if self._look_at is not None and 0 <= self._look_at - now <= LOOK_SECONDS:
@@ -63,15 +63,14 @@ class LinkBudget:
             caps = [self._now_rules.cap(name) for name in names]
             return quantum(cap.at(self._minute) for cap in caps if cap is not None)
 
-    def pay(self, names: tuple[str, ...], urgency: Urgency, size: int) -> bool:
+    def pay(self, payer: Payer, size: int) -> bool:
         """Wait until ``size`` bytes are paid for; ``False`` when patience ended first."""
         now = began = self._clock.monotonic()
         with self._guard:
             self._look(now)
-            capped = [name for name in names if self._now_rules.cap(name) is not None]
-            if not capped:
+            if all(self._now_rules.cap(name) is None for name in payer.names):
                 return True
-            claim = self._ledger.claim(capped, urgency, size, now)
+            claim = self._ledger.claim(payer, size, now)
         try:
             while True:
                 with self._guard:
@@ -92,16 +91,15 @@ class LinkBudget:
 class Purse:
     """One transfer's part of the link."""
 
-    def __init__(self, budget: LinkBudget, names: tuple[str, ...], urgency: Urgency) -> None:
+    def __init__(self, budget: LinkBudget, payer: Payer) -> None:
         self._budget = budget
-        self._names = names
-        self._urgency = urgency
+        self._payer = payer
         self._paid = True
 
     def room(self) -> int:
         """Return how many bytes to read at once, never more than 256 KiB."""
-        return min(LARGEST, self._budget.room(self._names)) if self._paid else SMALLEST
+        return self._budget.room(self._payer.names) if self._paid else SMALLEST
 
     def pay(self, size: int) -> None:
         """Return when bytes that came may be passed on, at the latest after ten seconds."""
-        self._paid = self._budget.pay(self._names, self._urgency, size)
+        self._paid = self._budget.pay(self._payer, size)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from mirror_sync.domain.budget import Cap, Hours, LinkRules, Urgency
+from mirror_sync.domain.budget import MACHINE, Cap, Hours, LinkRules, Payer, Urgency
 from mirror_sync.domain.names import GitOid, LfsOid, parse_upstream_url
 from mirror_sync.domain.pointers import Pointer
 from mirror_sync.domain.refs import ObjectFormat
@@ -159,7 +159,7 @@ def test_a_fill_yields_to_an_update(repo, clock):
 
         def update(_seconds):
             if wanted[0] > 0:
-                ledger.claim([""], Urgency.UPDATE, 25_000, clock.monotonic())
+                ledger.claim(Payer((MACHINE,), Urgency.UPDATE), 25_000, clock.monotonic())
                 wanted[0] -= 25_000
 
         clock.on_sleep = update

@@ -12,6 +12,7 @@ from mirror_sync.domain.budget import (
     Hours,
     Ledger,
     LinkRules,
+    Payer,
     Urgency,
     quantum,
 )
@@ -25,7 +26,7 @@ class Reader:
     """A connection that reads as fast as it may, or no faster than ``pace`` bytes per second."""
 
     def __init__(self, *names, urgency=Urgency.UPDATE, size=20_000, pace=None):
-        self.names, self.urgency, self.size, self.pace = names, urgency, size, pace
+        self.payer, self.size, self.pace = Payer(names, urgency), size, pace
         self.claim = None
         self.got = 0
         self.ready_at = 0.0
@@ -38,7 +39,7 @@ def play(rules, readers, seconds, *, ledger=None, start=0.0, minute=NOON):
         now = start + step * STEP
         for reader in readers:
             if reader.claim is None and now >= reader.ready_at:
-                reader.claim = ledger.claim(reader.names, reader.urgency, reader.size, now)
+                reader.claim = ledger.claim(reader.payer, reader.size, now)
                 reader.ready_at = now + reader.size / reader.pace if reader.pace else now
         ledger.settle(
             rules(now) if callable(rules) else rules, minute=minute(now) if callable(minute) else minute, now=now
@@ -62,6 +63,21 @@ def test_connections_share_alike():
     play(LinkRules(Cap(1 * MB)), readers, 30)
     assert sum(reader.got for reader in readers) == pytest.approx(30 * MB, rel=0.02)
     assert max(reader.got for reader in readers) - min(reader.got for reader in readers) <= 20_000
+
+
+def test_they_share_bytes_and_not_turns():
+    readers = [Reader(MACHINE, size=size) for size in (20_000, 40_000, 80_000)]
+    play(LinkRules(Cap(1 * MB)), readers, 60)
+    assert [reader.got for reader in readers] == pytest.approx([20 * MB] * 3, rel=0.05)
+
+
+def test_who_was_away_has_nothing_to_make_up_for():
+    first, late = Reader(MACHINE), Reader(MACHINE)
+    ledger = play(LinkRules(Cap(1 * MB)), [first], 20)
+    before = first.got
+    play(LinkRules(Cap(1 * MB)), [first, late], 20, ledger=ledger, start=20)
+    assert first.got - before == pytest.approx(10 * MB, rel=0.05)
+    assert late.got == pytest.approx(10 * MB, rel=0.05)
 
 
 def test_one_hosts_cap_leaves_the_others_alone():
@@ -154,12 +170,12 @@ def test_the_first_hours_that_hold_win():
 
 def test_who_leaves_the_queue_is_not_waited_for():
     ledger, rules = Ledger(), LinkRules(Cap(1000.0))
-    spent = ledger.claim([MACHINE], Urgency.UPDATE, 5000, 0.0)
+    spent = ledger.claim(Payer((MACHINE,), Urgency.UPDATE), 5000, 0.0)
     ledger.settle(rules, minute=NOON, now=0.0)
     assert spent.granted
     ledger.withdraw(spent)
-    first = ledger.claim([MACHINE], Urgency.UPDATE, 10, 0.0)
-    second = ledger.claim([MACHINE], Urgency.UPDATE, 10, 0.0)
+    first = ledger.claim(Payer((MACHINE,), Urgency.UPDATE), 10, 0.0)
+    second = ledger.claim(Payer((MACHINE,), Urgency.UPDATE), 10, 0.0)
     ledger.settle(rules, minute=NOON, now=1.0)
     assert not first.granted
     assert ledger.wait(first) == pytest.approx(4.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mirror_sync.domain.budget import LARGEST, MACHINE, SMALLEST, Cap, Hours, LinkRules, Urgency
+from mirror_sync.domain.budget import LARGEST, MACHINE, SMALLEST, Cap, Hours, LinkRules, Payer, Urgency
 from mirror_sync.testing.clock import HandClock
 from mirror_sync.upstream.budget import LONGEST_SLEEP, PATIENCE_SECONDS, LinkBudget
 
@@ -77,7 +77,7 @@ def test_who_waited_long_passes_with_little_and_pays_again_later():
 
     def others(_seconds):
         """Updates that want more than there is."""
-        updates.append(budget._ledger.claim([MACHINE], Urgency.UPDATE, 300_000, clock.monotonic()))
+        updates.append(budget._ledger.claim(Payer((MACHINE,), Urgency.UPDATE), 300_000, clock.monotonic()))
 
     others(0)
     clock.on_sleep = others
