@@ -51,6 +51,7 @@ def test_a_range_is_asked_for_only_behind_the_first_byte(up, repo, commit):
     assert "range" not in whole.headers
     assert rest.headers["range"] == "bytes=1234-"
     assert {item.headers["accept-encoding"] for item in (whole, rest)} == {"identity"}
+    assert whole.peer != rest.peer, "what cuts a connection counts all that it carried"
     assert whole.path == f"/acme/model/-/raw/{commit}/dir/big.bin"
 
 
