@@ -6,7 +6,7 @@
 ``git lfs fetch`` and ``aria2c -x8 -s8`` (left out and said so where it is not installed).
 ``cuts``: each connection is cut after ``--cut`` MiB; every seed must verify.  ``kills``:
 ten ``kill -9``; what comes over the link beyond the object's size, to the parts that were
-under way.  ``open``: nothing in the way.  Ours hashes, journals and flushes; every
+under way.  ``open``: straight from the server.  Ours hashes, journals and flushes; every
 crossing is a process of its own, and its start counts only where it is killed.
 """
 
@@ -71,11 +71,11 @@ class Bench:
         self.pointer = pointer
 
     def ours(
-        self, link: Link, *, seed: int = 0, kill_every: tuple[float, float] | None = None, kills: int | None = None
+        self, origin: str, *, seed: int = 0, kill_every: tuple[float, float] | None = None, kills: int | None = None
     ) -> Carried:
         """Bring it by our transfer; what arrived is verified again from the disk."""
         store = self.work / "ours"
-        words = [f"{link.origin}/{NAME}", str(store), f"{self.pointer.oid}:{self.pointer.size}"]
+        words = [f"{origin}/{NAME}", str(store), f"{self.pointer.oid}:{self.pointer.size}"]
         done = carried(
             lambda _: [sys.executable, "-m", "benchmarks.lfs_carrier", *words],
             log=self.work / "ours.log", seconds=SECONDS, seed=seed, kill_every=kill_every, kills=kills,
@@ -87,11 +87,11 @@ class Bench:
         removed(store)
         return done
 
-    def git_lfs(self, link: Link) -> float:
+    def git_lfs(self, origin: str) -> float:
         """Return the seconds of one ``git lfs fetch`` into an empty clone."""
         environment = {**isolated_git_environment(self.work / "home"), "GIT_LFS_SKIP_SMUDGE": "1"}
         clone = self.work / "theirs"
-        url = f"{link.origin}/{NAME}"
+        url = f"{origin}/{NAME}"
         subprocess.run(["git", "clone", "-q", url, str(clone)], env=environment, check=True, capture_output=True)
         began = time.perf_counter()
         fetch = ["git", "-c", "lfs.concurrenttransfers=8", "lfs", "fetch"]
@@ -103,7 +103,7 @@ class Bench:
         removed(clone)
         return seconds
 
-    def aria2c(self, link: Link) -> float | None:
+    def aria2c(self, origin: str) -> float | None:
         """Return the seconds of aria2c with eight connections, hash checked; ``None`` when it is not installed."""
         if shutil.which("aria2c") is None:
             said("aria2c is not installed: apt-get install aria2")
@@ -113,7 +113,7 @@ class Bench:
         began = time.perf_counter()
         subprocess.run(
             ["aria2c", "-q", "-x8", "-s8", "--no-conf", f"--dir={into}", "--out=it", f"--checksum=sha-256={oid}",
-             f"{link.origin}/-/lfs/{NAME}/{oid}"],
+             f"{origin}/-/lfs/{NAME}/{oid}"],
             check=True, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         seconds = time.perf_counter() - began
@@ -128,28 +128,27 @@ def seconds_of(done: Carried) -> float:
     return float(json.loads(done.output.splitlines()[-1])["seconds"])
 
 
-def raced(bench: Bench, weather: Weather, rounds: int, *, aria: bool) -> tuple[list[float], float, float, float | None]:
+def raced(bench: Bench, origin: str, rounds: int, *, aria: bool) -> tuple[list[float], float, float, float | None]:
     """Bring it in turns; return our seconds and peak memory, and the seconds of the peers (medians)."""
     mine, peak = [], 0.0
     lfs: list[float] = []
     arias: list[float] = []
     for _ in range(rounds):
-        with Link(bench.port, weather) as link:
-            done = bench.ours(link)
-            mine.append(seconds_of(done))
-            peak = max(peak, done.peak_megabytes)
-            said(f"ours: {mine[-1]:.2f} s, at most {link.count().peak} connections")
-            lfs.append(bench.git_lfs(link))
-            said(f"git lfs fetch: {lfs[-1]:.2f} s")
-            if aria and (took := bench.aria2c(link)) is not None:
-                arias.append(took)
-                said(f"aria2c: {took:.2f} s")
+        done = bench.ours(origin)
+        mine.append(seconds_of(done))
+        peak = max(peak, done.peak_megabytes)
+        said(f"ours: {mine[-1]:.2f} s")
+        lfs.append(bench.git_lfs(origin))
+        said(f"git lfs fetch: {lfs[-1]:.2f} s")
+        if aria and (took := bench.aria2c(origin)) is not None:
+            arias.append(took)
+            said(f"aria2c: {took:.2f} s")
     return mine, peak, median(lfs), median(arias) if arias else None
 
 
 def capped(bench: Bench, told: argparse.Namespace) -> list[Figure]:
-    weather = Weather(connection_rate=told.connection_rate * MEBIBYTE)
-    mine, peak, lfs, aria = raced(bench, weather, told.rounds_capped, aria=True)
+    with Link(bench.port, Weather(connection_rate=told.connection_rate * MEBIBYTE)) as link:
+        mine, peak, lfs, aria = raced(bench, link.origin, told.rounds_capped, aria=True)
     ours = median(mine)
     figures = [
         Figure(
@@ -178,7 +177,7 @@ def cut(bench: Bench, told: argparse.Namespace) -> list[Figure]:
         with Link(bench.port, Weather(seed=seed, cut_bytes=told.cut, resets=0.3)) as link:
 
             def attempt(link: Link = link, seed: int = seed) -> tuple[float, int, float, str]:
-                done = bench.ours(link, seed=seed)
+                done = bench.ours(link.origin, seed=seed)
                 return seconds_of(done), 0, done.peak_megabytes, ""
 
             series.cross(seed, link, attempt)
@@ -189,7 +188,7 @@ def cut(bench: Bench, told: argparse.Namespace) -> list[Figure]:
 def killed(bench: Bench, told: argparse.Namespace) -> list[Figure]:
     weather = Weather(link_rate=bench.pointer.size / (KILLS * sum(KILL_EVERY) / 2))
     with Link(bench.port, weather) as link:
-        done = bench.ours(link, seed=1, kill_every=KILL_EVERY, kills=KILLS)
+        done = bench.ours(link.origin, seed=1, kill_every=KILL_EVERY, kills=KILLS)
         count = link.count()
     extra = (count.down - bench.pointer.size) / max(1, done.kills) / MEBIBYTE
     return [
@@ -201,7 +200,7 @@ def killed(bench: Bench, told: argparse.Namespace) -> list[Figure]:
 
 
 def unhindered(bench: Bench, told: argparse.Namespace) -> list[Figure]:
-    mine, peak, lfs, _ = raced(bench, Weather(), told.rounds, aria=False)
+    mine, peak, lfs, _ = raced(bench, f"http://127.0.0.1:{bench.port}", told.rounds, aria=False)
     ours = median(mine)
     return [
         Figure("nothing in the way, wall time", ours, "s", None, None, "git lfs fetch", lfs),
