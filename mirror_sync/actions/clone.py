@@ -74,6 +74,18 @@ FINAL: Final = frozenset({"MS-L400", "MS-L413", "MS-L422"})
 
 RUN_AGAIN: Final = "run the same command again: it goes on where it stopped"
 
+REMEDIES: Final = {
+    "MS-S507": f"free some space, then {RUN_AGAIN}; --no-lfs goes without LFS files",
+    "MS-U495": "check this machine's date; an authority of your own: git config --global http.sslCAInfo FILE",
+    "MS-U301": "clone it from its present address",
+    "MS-U302": "clone it from its present address; a login page or a portal may stand in between",
+    "MS-U512": "clone the repository that it was made from",
+    "MS-L401": "give a token that may read LFS: --token-file FILE; --no-lfs goes without LFS files",
+    "MS-L509": "its owner can raise the budget; --no-lfs goes without LFS files",
+    "MS-U407": "check --proxy, git's http.proxy and HTTPS_PROXY",
+}
+"""What the person can do where another remedy would speak of a daemon's configuration."""
+
 T = TypeVar("T")
 
 
@@ -111,6 +123,8 @@ class _Job:
     missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     received: int = 0
+    fresh: bool = False
+    """Whether this is the first run on this place."""
 
     def tell(self, progress: Progress) -> None:
         """Pass progress on and remember that something moves."""
@@ -143,13 +157,17 @@ def clone(
     job = _Job(order, name, world, stop, report, say)
     place = world.place
     try:
-        observation = _observe(job, patience=FIRST_PATIENCE) if place.standing() is Standing.FRESH else None
+        job.fresh = place.standing() is Standing.FRESH
+        observation = _observe(job, patience=FIRST_PATIENCE) if job.fresh else None
         with place.held():
             if place.standing() is not Standing.MADE:
                 place.begin()
                 _bring(job, observation)
             say("checking out" if order.checkout and not order.bare else "putting it in its place")
             return place.finish(stop=stop)
+    except MirrorSyncError as error:
+        error.remedy = REMEDIES.get(error.code, error.remedy)
+        raise
     finally:
         if job.upstream is not None:
             job.upstream.close()
@@ -165,6 +183,7 @@ def _bring(job: _Job, observation: Observation | None) -> None:
             job.world.telemetry.event("refs_moved_meanwhile", why=str(error))
             observation = None
             job.missing.clear()
+            job.notes.clear()
     else:
         raise UpstreamUnavailable("upstream's refs move faster than they can be fetched", remedy=RUN_AGAIN)
     _bring_rest(job)
@@ -273,9 +292,8 @@ def _bring_git(job: _Job, observation: Observation) -> None:
         job.say(f"bringing {len(fresh)} tips")
         _fetch(job, observation, fresh, boundary)
     bad = _inspect(job, wanted, tips)
+    _check_chosen(job.order, observation, bad)
     sound = {ref: oid for ref, oid in tips.items() if oid not in bad}
-    if detached in bad:
-        detached = None
     head = choose_head(observation.snapshot, published.snapshot.head, sound)
     snapshot = RefSnapshot(sound, head)
     if published.number == 0 or published.snapshot != snapshot:
@@ -285,6 +303,21 @@ def _bring_git(job: _Job, observation: Observation) -> None:
     elif detached is not None:
         repository.promote([detached])
     job.world.place.show_head(observation.snapshot.head or head, detached)
+
+
+def _check_chosen(order: CloneOrder, observation: Observation, bad: Mapping[GitOid, str]) -> None:
+    """Raise :class:`UpstreamInvalid` when what would be checked out is what cannot be had: such a clone is of no use."""
+    tips, head = observation.snapshot.tips, observation.snapshot.head
+    chosen = [RefName(f"refs/heads/{order.branch}"), RefName(f"refs/tags/{order.branch}")] if order.branch else [head]
+    ref = next((name for name in chosen if name in tips), None)
+    tip = tips[ref] if ref is not None else observation.head_tip if not order.branch and not head else None
+    if tip is not None and tip in bad:
+        raise UpstreamInvalid(
+            f"{printable(ref or 'HEAD')} cannot be had, and it is what would be checked out",
+            why=bad[tip],
+            remedy="run the same command again to try once more, or take another branch: --branch NAME",
+            code="MS-H003",
+        )
 
 
 def _nobody_objects() -> None:
@@ -297,10 +330,10 @@ def _fetch(job: _Job, observation: Observation, tips: Sequence[GitOid], boundary
     goal = Goal(observation.object_format, tips, boundary, observation.peeled)
 
     def step(job: _Job) -> Mapping[GitOid, str]:
-        here = sorted(set(tips) - repository.missing(tips)) if not repository.stage_is_empty() else []
+        filling = repository.filling()
         return fill(
             goal,
-            filling=repository.filling(),
+            filling=filling,
             sources=[job.source],
             protocol=observation.protocol,
             clock=job.world.clock,
@@ -308,25 +341,31 @@ def _fetch(job: _Job, observation: Observation, tips: Sequence[GitOid], boundary
             report=job.tell,
             stop=job.stop,
             limits=FillLimits(),
-            here=here,
+            here=() if filling.begun() else _whole(job, tips),
         ).given_up
 
     for reason in _persist(job, step).values():
         job.missing.append(reason)
 
 
+def _whole(job: _Job, tips: Sequence[GitOid]) -> Sequence[GitOid]:
+    """Return those of ``tips`` that a run before this one staged with everything they need."""
+    repository = job.world.place.repository
+    if repository.stage_is_empty():
+        return ()
+    staged = sorted(set(tips) - repository.missing(tips))
+    bad = repository.inspect(staged, relaxed=job.world.relaxed).bad if staged else {}
+    return [tip for tip in staged if tip not in bad]
+
+
 def _inspect(job: _Job, wanted: Sequence[GitOid], tips: Mapping[RefName, GitOid]) -> Mapping[GitOid, str]:
-    """Return the tips that cannot be had, with reasons; raises when that is all there is."""
+    """Return the tips that cannot be had, with reasons."""
     if not wanted:
         return {}
     job.say("checking what came")
     inspection = job.world.place.repository.inspect(wanted, relaxed=job.world.relaxed)
     job.notes += inspection.notes
     bad = inspection.bad
-    if bad and len(bad) == len(wanted):
-        raise UpstreamInvalid(
-            "nothing that upstream lists is sound", why=next(iter(bad.values())), remedy="tell the repository's owner"
-        )
     refs = [f"{printable(ref)}: {bad[oid]}" for ref, oid in sorted(tips.items()) if oid in bad]
     job.missing += _some(refs, "refs")
     return bad
@@ -376,6 +415,9 @@ def _bring_lfs(job: _Job, tip: GitOid, needs: Sequence[TipNeed]) -> set[Pointer]
         return set(wanted)
     job.say(f"bringing {len(wanted)} LFS objects")
     objects = job.world.open_objects()
+    if job.fresh:
+        # Refused with figures before the first byte; of what was begun, space is set aside already.
+        objects.reserve(sum(pointer.size for pointer in wanted))
     reasons: dict[Pointer, str] = {}
 
     def step(job: _Job) -> None:

@@ -13,7 +13,7 @@ import pytest
 from mirror_sync.cli import codes
 from tests.support.cloning import by_git, call, git, picture
 from tests.support.tools import require
-from tests.support.upstream import GitUpstream, UpstreamRepo
+from tests.support.upstream import GitUpstream, UpstreamRepo, make_authority
 
 LARGE = bytes(range(256)) * 4096
 
@@ -81,6 +81,31 @@ def test_it_is_the_clone_that_git_makes_where_git_lfs_is_set_up_for_the_owner(
     assert (tmp_path / "ours" / ".git" / "hooks" / "pre-commit").exists()
     index = Path(".git", "index")
     assert (tmp_path / "ours" / index).stat().st_size == (tmp_path / "theirs" / index).stat().st_size
+
+
+def test_an_upstream_that_speaks_protocol_v0_only(up: GitUpstream, tmp_path: Path) -> None:
+    repo = model(up)
+    repo.protocol = 0
+    assert call("clone", repo.url, tmp_path / "ours") == codes.DONE
+    by_git(repo.url, tmp_path / "theirs")
+    loose = ("packs",)  # of such a server git unpacks what is small
+    assert picture(tmp_path / "ours", but=loose) == picture(tmp_path / "theirs", but=loose)
+
+
+def test_an_authority_of_the_owner_s_is_trusted_as_git_trusts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    require("openssl")
+    authority = make_authority(tmp_path / "authority")
+    with GitUpstream(tmp_path / "up", tls=authority.server("127.0.0.1")) as up:
+        repo = model(up)
+        assert call("clone", repo.url, tmp_path / "ours") == codes.FAILED
+        assert "http.sslCAInfo" in capfd.readouterr().err
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+        git(tmp_path, "config", "--global", "http.sslCAInfo", str(authority.certificate))
+        assert call("clone", repo.url, tmp_path / "ours") == codes.DONE
+        by_git(repo.url, tmp_path / "theirs")
+        assert picture(tmp_path / "ours") == picture(tmp_path / "theirs")
 
 
 def test_a_detached_head_an_unborn_one_and_nothing_at_all(
@@ -183,6 +208,31 @@ def test_a_damaged_ref_is_told_and_left_out_and_the_others_come(
     assert names == ["refs/remotes/origin/HEAD", "refs/remotes/origin/main", "refs/remotes/origin/topic/deep"]
     assert git(ours, "cat-file", "-e", bad, ok=(1, 128)) == ""
     assert git(ours, "status", "--porcelain") == ""
+
+
+def test_where_the_branch_to_check_out_is_damaged_there_is_no_clone_until_another_is_named(
+    up: GitUpstream, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    repo = model(up)
+    blob = repo.git("hash-object", "-w", "--stdin", data="x")
+    tree = repo.git("hash-object", "-t", "tree", "-w", "--literally", "--stdin", data=_entry(b".git", blob))
+    repo.update("refs/heads/main", repo.git("commit-tree", tree, "-m", "bad"))
+    assert call("clone", repo.url, tmp_path / "ours") == codes.FAILED
+    assert "--branch" in capfd.readouterr().err
+    assert call("clone", repo.url, tmp_path / "ours", "--branch", "topic/deep") == codes.PARTLY
+    assert (tmp_path / "ours" / "other.bin").read_bytes() == b"on a branch"
+    assert git(tmp_path / "ours", "status", "--porcelain") == ""
+
+
+def test_lfs_files_that_do_not_fit_are_refused_before_their_first_byte(
+    up: GitUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    repo = model(up)
+    monkeypatch.setattr("mirror_sync.lfs_store.space.Space.free", lambda _: (64 << 20) + 1000)
+    assert call("clone", repo.url, tmp_path / "ours") == codes.FAILED
+    assert "--no-lfs" in capfd.readouterr().err
+    assert up.seen("lfs") == []
+    assert call("clone", repo.url, tmp_path / "ours", "--no-lfs") == codes.DONE
 
 
 def _entry(name: bytes, oid: str) -> bytes:
