@@ -224,7 +224,7 @@ class App:
         settings = self.settings
         declared = settings.declaration(mirror.name)
         forced = (declared.forced if declared else None) or settings.git.forced
-        missing = (declared.known_missing if declared else None) or settings.lfs.known_missing
+        missing = settings.known_missing(mirror.name, mirror.class_name)
         return Policy(
             patterns=settings.git.refs,
             hold_forced=forced == "hold",

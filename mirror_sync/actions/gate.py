@@ -1,7 +1,9 @@
 """The gate: which refs may move now, in rounds, as their LFS objects arrive.
 
 A ref moves when every LFS object that a checkout of its new tip needs is here and
-verified.  One ref waiting for a 50 GB object never holds the others.
+verified, but for those that the mirror leaves out.  One ref waiting for a 50 GB object
+never holds the others, nor the next push to the same mirror, nor another mirror: a run
+that transfers makes way, and the rest is fetched behind.
 """
 
 from __future__ import annotations
@@ -10,23 +12,36 @@ import math
 from collections.abc import Iterable, Sequence
 
 from mirror_sync.actions.publish import publish
-from mirror_sync.actions.transfer import TransferLimits, transfer
+from mirror_sync.actions.room import Room
+from mirror_sync.actions.transfer import TransferLimits, TransferReport, transfer
 from mirror_sync.actions.world import Run
-from mirror_sync.domain.names import GitOid, RefName, printable
+from mirror_sync.domain.figures import objects_text, size_text
+from mirror_sync.domain.names import GitOid, LfsOid, RefName, printable
 from mirror_sync.domain.pointers import Pointer, TipNeed
 from mirror_sync.domain.refs import ClassifiedUpdate, Observation, choose_head, settle
-from mirror_sync.domain.runs import Step
-from mirror_sync.errors import KNOWN_MISSING_CODES, Interrupted, MirrorSyncError
+from mirror_sync.domain.runs import TIP_RANK, Step
+from mirror_sync.errors import (
+    KNOWN_MISSING_CODES,
+    Interrupted,
+    MirrorSyncError,
+    Preempted,
+    StateUnavailable,
+    StorageFull,
+)
 
 RETRY_KNOWN_MISSING_SECONDS = 3600.0
 RETRY_FAILED_SECONDS = 300.0
+PATIENCE_SECONDS = 10.0
+"""A run that has been transferring for longer makes way for other mirrors that wait for its place."""
 
 
 def publish_in_rounds(run: Run, observation: Observation, updates: Sequence[ClassifiedUpdate]) -> None:
     """Transfer what the tips need and publish every ref as soon as it may move."""
     gate = Gate(run, observation, updates)
     gate.publish_ready(first=True)
-    for group in gate.groups():
+    groups = gate.groups()
+    gate.tell_order(groups)
+    for group in groups:
         gate.transfer(group)
         gate.publish_ready()
     gate.hold_the_rest()
@@ -43,8 +58,14 @@ class Gate:
         # By pointer, not by oid: two may claim different sizes for one object, and a client is refused the wrong one.
         self.absent: dict[Pointer, tuple[str, str]] = {}
         self.here: set[Pointer] = set()
+        self.behind: set[Pointer] = set()
+        """What is being fetched outside this run; it calls us when it is here."""
+        self.no_room: dict[RefName, str] = {}
+        """Refs whose LFS objects do not fit on the disk, with the figures."""
+        self.made_way = False
         self._lacking: dict[GitOid, list[Pointer]] = {}
         self._over = False
+        self._began: float | None = None
         self._find_needs()
 
     def _find_needs(self) -> None:
@@ -55,17 +76,26 @@ class Gate:
         if not known:
             return
         tips = sorted({item.update.new for item in self.waiting.values() if item.update.new is not None})
-        self.needs = {tip: needs for tip, needs in run.world.repository.tip_needs(tips, known).items() if needs}
+        selection = run.policy.selection
+        found = run.world.repository.tip_needs(tips, known, selects=selection.takes_path)
+        for tip, needs in found.items():
+            wanted = [need for need in needs if selection.takes_size(need.pointer.size)]
+            if wanted:
+                self.needs[tip] = wanted
         pointers = {need.pointer for needs in self.needs.values() for need in needs}
         for oid in {pointer.oid for pointer in pointers}:
             run.world.objects.touch(oid)  # restarts the grace of what this run is about to rely on
         self._arrived(pointers)
+        if len(self.here) < len(pointers):
+            claimed = run.world.state.lfs_claimed(run.mirror.id)
+            self.behind = {pointer for pointer in pointers if pointer.oid in claimed}
 
     def _arrived(self, pointers: Iterable[Pointer]) -> None:
         """Look which of ``pointers`` are here, and say so."""
         fresh = {pointer for pointer in pointers if pointer not in self.here and self.run.world.objects.has(pointer)}
         if fresh:
-            self.run.world.state.lfs_arrived(sorted({pointer.oid for pointer in fresh}))
+            oids = sorted({pointer.oid for pointer in fresh})
+            self.run.world.state.lfs_arrived(oids, told_by=self.run.mirror.id)
             self.here |= fresh
 
     def lacking(self, name: RefName) -> list[Pointer]:
@@ -102,34 +132,97 @@ class Gate:
         for name in names:
             size = sum(pointer.size for pointer in self.lacking(name))
             by_magnitude.setdefault(int(math.log10(max(size, 1_000_000))), []).append(name)
-        groups.extend(by_magnitude[magnitude] for magnitude in sorted(by_magnitude))
+        for magnitude in sorted(by_magnitude):
+            group = by_magnitude[magnitude]
+            if head in group:  # clones take it
+                group.remove(head)
+                group.insert(0, head)
+            groups.append(group)
         return groups
 
-    def transfer(self, names: Sequence[RefName]) -> None:
-        """Bring what ``names`` lack; note what cannot be had."""
-        run = self.run
-        still = [name for name in names if name in self.waiting]  # an earlier group's objects may have freed some
-        wanted = dict.fromkeys(pointer for name in still for pointer in self.lacking(name))
-        ordered = [pointer for pointer in wanted if pointer not in self.absent]
-        if not ordered or self._over:
+    def tell_order(self, groups: Sequence[Sequence[RefName]]) -> None:
+        """Have what this run may leave be fetched in the same order."""
+        if not self.run.policy.lfs or (not self.run.mirror.lfs.wanted and not self.needs):
             return
-        run.enter(Step.TRANSFER, f"{len(ordered)} LFS objects, {sum(pointer.size for pointer in ordered)} bytes")
+        ranks: dict[LfsOid, int] = {}
+        names = [name for group in groups for name in group]
+        for rank, name in enumerate(names):
+            for pointer in self.lacking(name):
+                ranks.setdefault(pointer.oid, min(rank, TIP_RANK - 1))
+        self.run.world.state.rank_lfs(self.run.lease, ranks)
+
+    def transfer(self, names: Sequence[RefName]) -> None:
+        """Bring what ``names`` lack, as far as it fits; note what cannot be had."""
+        run = self.run
+        if self._over:
+            return
+        still = [name for name in names if name in self.waiting]  # an earlier group's objects may have freed some
+        wanted = self._that_fit(still)
+        if not wanted:
+            return
+        run.enter(Step.TRANSFER, f"{len(wanted)} LFS objects, {sum(pointer.size for pointer in wanted)} bytes")
         began = run.world.clock.monotonic()
-        report = transfer(
-            ordered,
-            upstream=run.world.upstream,
-            objects=run.world.objects,
-            parallel=run.world.parallel,
-            clock=run.world.clock,
-            telemetry=run.world.telemetry,
-            mirror=run.mirror.name,
-            limits=TransferLimits(connections=run.policy.lfs_connections, max_object_bytes=run.policy.max_object_bytes),
-            stop=run.stop,
-        )
+        if self._began is None:
+            self._began = began
+        try:
+            report = transfer(
+                wanted,
+                mirror=run.mirror.name,
+                sources=[run.world.upstream, *run.world.accelerators],
+                objects=run.world.objects,
+                parallel=run.world.parallel,
+                clock=run.world.clock,
+                telemetry=run.world.telemetry,
+                limits=TransferLimits(connections=run.policy.lfs_connections, budget=run.world.budget),
+                stop=run.stop,
+                report=run.report,
+                yielding=self._makes_way,
+            )
+        finally:
+            run.report(None)
+        self._take_note(wanted, report)
+        run.world.telemetry.step_finished(run.lease, Step.TRANSFER, run.world.clock.monotonic() - began)
+
+    def _that_fit(self, names: Sequence[RefName]) -> list[Pointer]:
+        """Return what refs lack, ref by ref, as long as it fits on the disk; note those for which it does not."""
+        room = Room(self.run.world.objects)
+        fit: dict[Pointer, None] = {}
+        for name in names:
+            asked = [
+                pointer for pointer in self.lacking(name) if pointer not in self.absent and pointer not in self.behind
+            ]
+            refused = room.take([pointer for pointer in asked if pointer not in fit])
+            if refused:
+                self.no_room[name] = refused
+            else:
+                fit.update(dict.fromkeys(asked))
+        if self.no_room:
+            self.run.world.telemetry.event(
+                "lfs_space_short",
+                mirror=self.run.mirror.name,
+                refs=len(self.no_room),
+                why=next(iter(self.no_room.values())),
+            )
+        return list(fit)
+
+    def _makes_way(self) -> bool:
+        """Tell whether another run waits: of this mirror, or of another one that has no place."""
+        run = self.run
+        try:
+            if run.world.state.awaited(run.lease):
+                return True
+        except StateUnavailable:
+            return False  # nobody who waits could begin either
+        patient = self._began is None or run.world.clock.monotonic() - self._began < PATIENCE_SECONDS
+        return not patient and run.world.crowded()
+
+    def _take_note(self, wanted: Sequence[Pointer], report: TransferReport) -> None:
+        """Note what arrived, what did not, and whether anything more is worth trying in this run."""
+        run = self.run
         run.lfs_bytes += report.bytes_fetched
-        self._arrived(pointer for pointer in ordered if pointer.oid in report.arrived)
+        self._arrived(pointer for pointer in wanted if pointer.oid in report.arrived)
         ended = {**report.known_missing, **report.failed, **dict.fromkeys(report.arrived, WRONG_SIZE)}
-        lacking = [pointer for pointer in ordered if pointer not in self.here]
+        lacking = [pointer for pointer in wanted if pointer not in self.here]
         self.absent.update((pointer, ended[pointer.oid]) for pointer in lacking if pointer.oid in ended)
         now = run.world.clock.now()
         for oid, (code, message) in {**report.known_missing, **report.failed}.items():
@@ -142,9 +235,12 @@ class Gate:
                 known_missing=missing,
                 retry_at=now + (RETRY_KNOWN_MISSING_SECONDS if missing else RETRY_FAILED_SECONDS),
             )
+        self._lacking.clear()
         if isinstance(report.error, Interrupted):
             raise report.error
-        if report.error is not None:
+        if isinstance(report.error, Preempted):
+            self._over = self.made_way = True
+        elif report.error is not None:
             self._over = True
             run.lfs_failure = report.error
         elif report.failed and run.lfs_failure is None:
@@ -155,8 +251,6 @@ class Gate:
                 remedy="nothing: they are tried again; clients keep the refs published before",
                 code=code,
             )
-        self._lacking.clear()
-        run.world.telemetry.step_finished(run.lease, Step.TRANSFER, run.world.clock.monotonic() - began)
 
     def publish_ready(self, *, first: bool = False) -> None:
         """Publish every waiting ref that may move now; on a first fill the default branch is in the first publish."""
@@ -192,7 +286,15 @@ class Gate:
             if not lacking:
                 run.hold(name, "MS-H006", "waits for a ref that cannot exist beside it, or for the new default branch")
                 continue
+            if name in self.no_room:
+                run.hold(name, StorageFull.code, self.no_room[name])
+                continue
             known = [pointer for pointer in lacking if self.absent.get(pointer, ("",))[0] in KNOWN_MISSING_CODES]
+            failed = [pointer for pointer in lacking if pointer in self.absent]
+            if not failed and (self.made_way or any(pointer in self.behind for pointer in lacking)):
+                size = sum(pointer.size for pointer in lacking)
+                run.hold(name, Preempted.code, f"fetched behind: {objects_text(len(lacking))} of {size_text(size)}")
+                continue
             code, count, sample = ("MS-H004", len(known), known[0]) if known else ("MS-H005", len(lacking), lacking[0])
             path = next((need.path for need in self._tip_needs(name) if need.pointer == sample), "")
             said = self.absent.get(sample, ("", "not fetched yet"))[1]

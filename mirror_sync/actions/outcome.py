@@ -13,6 +13,7 @@ from mirror_sync.errors import (
     Interrupted,
     LeaseLost,
     MirrorSyncError,
+    Preempted,
     PublishConflict,
     RateLimited,
     StateUnavailable,
@@ -81,7 +82,7 @@ def record_failure(run: Run, error: MirrorSyncError, *, observation: Observation
     elif isinstance(error, RateLimited):
         due = max(error.until, now + 1.0)
         world.state.block_host(host_of(mirror.upstream), until=due)
-    elif isinstance(error, (Interrupted, PublishConflict)):
+    elif isinstance(error, (Interrupted, PublishConflict, Preempted)):
         outcome, due = Outcome.ABANDONED, now
     elif isinstance(error, UpstreamGone | UpstreamRefused) and run.digest == "":
         answers = mirror.absent_answers + 1

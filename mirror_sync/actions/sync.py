@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from mirror_sync.actions import selecting
 from mirror_sync.actions.gate import publish_in_rounds
 from mirror_sync.actions.outcome import host_of, record, record_failure
 from mirror_sync.actions.publish import adopt_view, replay_intent
 from mirror_sync.actions.world import Policy, Run, World
-from mirror_sync.domain.names import GitOid, RefName, printable, ref_bytes
+from mirror_sync.domain.names import GitOid, LfsOid, RefName, printable, ref_bytes
 from mirror_sync.domain.pointers import PointerBlob
 from mirror_sync.domain.refs import (
     GUARD_POLLS,
@@ -90,7 +91,12 @@ def observe(run: Run) -> Observation | None:
     mirror = run.mirror
     broke_off = mirror.last_run is not None and mirror.last_run.outcome in (Outcome.ABANDONED, Outcome.FAILED)
     # after a run that died or failed there may be something to tidy up, even when all it had to do was done
-    settled = not broke_off and mirror.view > 0 and mirror.view == run.world.repository.current_view()
+    settled = (
+        not broke_off
+        and not selecting.is_changed(run)
+        and mirror.view > 0
+        and mirror.view == run.world.repository.current_view()
+    )
     mark = "" if run.policy.lfs else WITHOUT_LFS
     known = mirror.confirmed_digest.removeprefix(mark) if settled and mirror.confirmed_digest.startswith(mark) else ""
     began = run.world.clock.monotonic()
@@ -155,7 +161,8 @@ def compare(run: Run, observation: Observation) -> Plan:
         head = choose_head(observation.snapshot, run.published.head, observation.snapshot.tips)
         if run.view and not updates and head == run.published.head:
             run.complete = True
-            return Plan(moves=run.policy.lfs and not run.tips() <= run.world.state.scanned_tips(run.mirror.id))
+            unscanned = run.policy.lfs and not run.tips() <= run.world.state.scanned_tips(run.mirror.id)
+            return Plan(moves=unscanned or selecting.is_changed(run))
         run.world.state.note_behind(run.lease, observed_at=observation.started_at)
         verdict = guard(
             run.published,
@@ -242,23 +249,33 @@ def classify(run: Run, updates: Sequence[RefUpdate]) -> list[ClassifiedUpdate]:
 
 
 def scan(run: Run, updates: Sequence[ClassifiedUpdate]) -> None:
-    """Find every pointer the new tips bring and store it before the tips count as scanned."""
+    """Find every pointer the new tips bring, store it and judge who wants it before the tips count as scanned."""
     state, mirror = run.world.state, run.mirror
     if not run.policy.lfs:
         return
     tips = run.tips() | frozenset(item.update.new for item in updates if item.update.new is not None)
     scanned = state.scanned_tips(mirror.id)
     fresh = sorted(tips - scanned)
-    if not fresh:
+    anew = selecting.is_changed(run)
+    if not fresh and not anew:
         return
     with timed(run, Step.SCAN, f"{len(fresh)} tips"):
+        if anew:
+            selecting.begin(run)
+        left_out = selecting.reason_for_new(run)
+        excluded = choose_excludes(run, updates, scanned)
+        brought: set[LfsOid] = set()
         pending: list[PointerBlob] = []
-        for found in run.world.repository.scan_pointers(fresh, scanned=choose_excludes(run, updates, scanned)):
+        for found in run.world.repository.scan_pointers(fresh, scanned=excluded):
             pending.append(found)
+            brought.add(found.pointer.oid)
             if len(pending) >= POINTERS_PER_COMMIT:
-                state.add_scan(run.lease, pending, scanned=None)
+                state.add_scan(run.lease, pending, scanned=None, left_out=left_out)
                 pending = []
-        state.add_scan(run.lease, pending, scanned=tips)
+        if pending:
+            state.add_scan(run.lease, pending, scanned=None, left_out=left_out)
+        selecting.judge(run, tips if anew else fresh, found=brought, excluded=() if anew else excluded, whole=anew)
+        state.add_scan(run.lease, (), scanned=tips)
 
 
 def choose_excludes(run: Run, updates: Sequence[ClassifiedUpdate], scanned: frozenset[GitOid]) -> list[GitOid]:

@@ -6,10 +6,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mirror_sync.actions.budget import Budget
 from mirror_sync.domain.names import GitOid, RefName
 from mirror_sync.domain.progress import Progress
 from mirror_sync.domain.refs import Hold, RefSnapshot
 from mirror_sync.domain.runs import Availability, Lease, Mirror, RunId, Step
+from mirror_sync.domain.selection import Selection
 from mirror_sync.errors import Interrupted
 from mirror_sync.ports import Clock, GitRepository, ObjectStore, Parallel, StateStore, Telemetry, Upstream
 
@@ -32,7 +34,8 @@ class Policy:
     max_pack_bytes: int = 1 << 50
     lfs: bool = True
     publish_known_missing: bool = False
-    max_object_bytes: int | None = None
+    selection: Selection = Selection()  # noqa: RUF009 - frozen
+    """Which LFS objects are kept."""
     lfs_connections: int = 8
     jitter: float = 0.1
     backoff_max: float = 6 * 3600.0
@@ -53,6 +56,8 @@ class World:
     """Nearer places of the same repository: for bytes that prove themselves, never for refs."""
     crowded: Callable[[], bool] = never
     """Tells whether other mirrors are due and wait for a place of ours."""
+    budget: Budget | None = None
+    """The LFS connections that everything in this process shares."""
 
 
 @dataclass(slots=True)

@@ -89,7 +89,10 @@ def _build(
     from mirror_sync.config import schema, tree
     from mirror_sync.config.making import Maker
 
-    names = {section: tuple(model.model_fields) for section, model in schema.SECTIONS.items()}
+    names = {
+        section: tuple(info.alias or name for name, info in model.model_fields.items())
+        for section, model in schema.SECTIONS.items()
+    }
     in_files, problems = file_layer(files)
     variables, in_environment, wrong = environment_layer(environ, names)
     in_flags = flag_layer(overrides)

@@ -57,12 +57,20 @@ class Maker:
                 relaxed=tree.git.relaxed,
                 max_pack_bytes=tree.git.max_pack,
             ),
-            lfs=values.LfsSettings(tree.lfs.enabled, tree.lfs.known_missing, tree.lfs.max_object),
+            lfs=values.LfsSettings(
+                tree.lfs.enabled,
+                tree.lfs.known_missing,
+                tree.lfs.max_object,
+                include=tree.lfs.include,
+                exclude=tree.lfs.exclude,
+                recent=tree.lfs.recent,
+            ),
             schedule=values.ScheduleSettings(
                 tree.schedule.interval, tree.schedule.objective, tree.schedule.jitter, tree.schedule.backoff_max
             ),
             link=values.LinkSettings(Cap(tree.link.rate, tree.link.hours), tree.link.fill_share),
             upstreams={host.lower(): self._upstream(host) for host in tree.upstream},
+            classes=self._classes(),
             mirrors=self._mirrors(),
             webhooks=self._webhooks(),
             serve=values.ServeSettings(tree.serve.max_streams, tree.serve.max_packs, tree.serve.threads),
@@ -151,6 +159,21 @@ class Maker:
             cap=Cap(rule.rate, rule.hours),
         )
 
+    def _classes(self) -> dict[str, values.ClassSettings]:
+        for name, shared in self.tree.class_.items():
+            if shared.interval or shared.objective:
+                interval = shared.interval or self.tree.schedule.interval
+                self._check_schedule(("class", name), interval, shared.objective or self.tree.schedule.objective)
+        return {
+            name: values.ClassSettings(
+                shared.interval,
+                shared.objective,
+                shared.known_missing,
+                values.Chosen(shared.include, shared.exclude, shared.max_object, shared.recent),
+            )
+            for name, shared in self.tree.class_.items()
+        }
+
     def _mirrors(self) -> tuple[values.MirrorDeclaration, ...]:
         seen: dict[str, int] = {}
         for index, mirror in enumerate(self.tree.mirror):
@@ -159,8 +182,12 @@ class Maker:
             if first != index:
                 where = self.teller.at(("mirror", first, "url"))
                 self._complain(("mirror", index, "url"), f"declared before, at {where}")
-            interval = mirror.interval or self.tree.schedule.interval
-            objective = mirror.objective or self.tree.schedule.objective
+            shared = self.tree.class_.get(mirror.class_)
+            if mirror.class_ and shared is None:
+                there = ", ".join(self.tree.class_) or "none"
+                self._complain(("mirror", index, "class"), f"there is no such class; there are: {there}")
+            interval = mirror.interval or (shared and shared.interval) or self.tree.schedule.interval
+            objective = mirror.objective or (shared and shared.objective) or self.tree.schedule.objective
             if mirror.interval or mirror.objective:
                 self._check_schedule(("mirror", index), interval, objective)
         return tuple(
@@ -173,6 +200,8 @@ class Maker:
                 mirror.relaxed,
                 mirror.forced,
                 mirror.accelerators,
+                mirror.class_,
+                values.Chosen(mirror.include, mirror.exclude, mirror.max_object, mirror.recent),
             )
             for mirror in self.tree.mirror
         )

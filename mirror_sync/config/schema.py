@@ -16,9 +16,11 @@ from pydantic_settings import NoDecode
 from mirror_sync.config.units import Unfit, parse_duration, parse_hours, parse_rate, parse_size
 from mirror_sync.domain import budget
 from mirror_sync.domain.names import parse_upstream_url, refname_fault
+from mirror_sync.domain.selection import PathPattern
 from mirror_sync.errors import MirrorSyncError
 
 _FSCK_ID = re.compile(r"[A-Za-z][A-Za-z0-9]+\Z")
+_CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 _HOST_KEY = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?)(?::[0-9]{1,5})?\Z")
 MAX_THREADS = 1024
 
@@ -51,6 +53,55 @@ def _limit(value: object) -> int | None:
     if size == 0:
         raise Unfit('must be larger than nothing; "none" means no limit')
     return size
+
+
+def _own_limit(value: object) -> int | None:
+    """Read a limit that stands instead of a general one; 0 is none."""
+    return None if value is None else _limit(value) or 0
+
+
+def _age(value: object) -> float | None:
+    if value in (None, "none"):
+        return None
+    seconds = parse_duration(value, unit="d")
+    if seconds <= 0:
+        raise Unfit('must be longer than nothing; "none" means all of history')
+    return seconds
+
+
+def _own_age(value: object) -> float | None:
+    """Read an age that stands instead of a general one; 0 is all of history."""
+    return None if value is None else _age(value) or 0.0
+
+
+def _path_patterns(value: object) -> tuple[str, ...]:
+    words = _words(value)
+    for word in words:
+        if word.startswith("!"):
+            raise Unfit(f"{word!r} begins with !; what is left out stands in exclude")
+        if not PathPattern(word).sound:
+            raise Unfit(
+                f'{word!r} is no path pattern; write them as in .gitignore, such as "*.safetensors" or "/data/"'
+            )
+    return words
+
+
+def _own_path_patterns(value: object) -> tuple[str, ...] | None:
+    return None if value is None else _path_patterns(value)
+
+
+def _class_name(value: object) -> str:
+    text = _text(value)
+    if text and not _CLASS_NAME.match(text):
+        raise Unfit('a class has a name of letters, digits, "_", "-" and ".", such as [class."models"]')
+    return text
+
+
+def _class_key(value: object) -> str:
+    text = _class_name(value)
+    if not text:
+        raise Unfit('a class has a name, such as [class."models"]')
+    return text
 
 
 def _reserve(value: object) -> int | None:
@@ -268,6 +319,13 @@ NearTemplates = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_near_templ
 NearUrls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_near_urls)]
 RawUrl = Annotated[str, BeforeValidator(_raw_url)]
 HostKey = Annotated[str, BeforeValidator(_host_key)]
+Age = Annotated[float | None, BeforeValidator(_age)]
+PathPatterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_path_patterns)]
+OwnLimit = Annotated[int | None, BeforeValidator(_own_limit)]
+OwnAge = Annotated[float | None, BeforeValidator(_own_age)]
+OwnPathPatterns = Annotated[tuple[str, ...] | None, NoDecode, BeforeValidator(_own_path_patterns)]
+ClassName = Annotated[str, BeforeValidator(_class_name)]
+ClassKey = Annotated[str, BeforeValidator(_class_key)]
 
 
 def _key(
@@ -278,10 +336,13 @@ def _key(
     secret: bool = False,
     least: int | None = None,
     most: int | None = None,
+    alias: str | None = None,
 ) -> Any:
     """One key: its default as one would write it, what it is for, whether a reload can apply it."""
     extra: dict[str, JsonValue] = {"restart": restart, "secret": secret}
-    return Field(default, validate_default=True, description=purpose, json_schema_extra=extra, ge=least, le=most)
+    return Field(
+        default, validate_default=True, description=purpose, json_schema_extra=extra, ge=least, le=most, alias=alias
+    )
 
 
 class _Section(BaseModel):
@@ -359,7 +420,10 @@ class Lfs(_Section):
     known_missing: Literal["hold", "publish"] = _key(
         "hold", "What a ref does that needs an LFS object upstream itself lacks."
     )
-    max_object: Limit = _key("none", "Largest LFS object that is taken.")
+    max_object: Limit = _key("none", "Largest LFS object that is kept.")
+    include: PathPatterns = _key([], "Paths whose LFS objects are kept, as in .gitignore; empty: all.")
+    exclude: PathPatterns = _key([], "Paths among those whose LFS objects are left out.")
+    recent: Age = _key("none", "Age of the oldest commits, beside the tips, whose LFS objects are kept.")
 
 
 class Schedule(_Section):
@@ -399,6 +463,18 @@ class Upstream(_Section):
     hours: DayHours = _key([], "Rates for hours of the day, local time; the first that hold go before rate.")
 
 
+class Class(_Section):
+    """What mirrors of one class have in common."""
+
+    interval: MinutesOrNone = _key(None, "Instead of schedule.interval; for mirrors added from then on.")
+    objective: HoursOrNone = _key(None, "Instead of schedule.objective; for mirrors added from then on.")
+    known_missing: Literal["hold", "publish"] | None = _key(None, "Instead of lfs.known_missing.")
+    max_object: OwnLimit = _key(None, "Instead of lfs.max_object.")
+    include: OwnPathPatterns = _key(None, "Instead of lfs.include.")
+    exclude: OwnPathPatterns = _key(None, "Instead of lfs.exclude.")
+    recent: OwnAge = _key(None, "Instead of lfs.recent.")
+
+
 class Mirror(_Section):
     """A mirror that the configuration wants."""
 
@@ -409,6 +485,11 @@ class Mirror(_Section):
     relaxed: FsckIds = _key([], "Further fsck message ids that are let pass in this mirror.")
     forced: Literal["follow-and-keep", "hold"] | None = _key(None, "Instead of git.forced.")
     accelerators: NearUrls = _key([], "Nearer places of this repository, before those of its host.")
+    class_: ClassName = _key("", "The class whose settings it takes.", alias="class")
+    max_object: OwnLimit = _key(None, "Instead of lfs.max_object and that of its class.")
+    include: OwnPathPatterns = _key(None, "Instead of lfs.include and that of its class.")
+    exclude: OwnPathPatterns = _key(None, "Instead of lfs.exclude and that of its class.")
+    recent: OwnAge = _key(None, "Instead of lfs.recent and that of its class.")
 
 
 class Webhooks(_Section):
@@ -468,6 +549,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "schedule": Schedule,
     "link": Link,
     "upstream": Upstream,
+    "class": Class,
     "mirror": Mirror,
     "webhooks": Webhooks,
     "serve": Serve,
@@ -491,7 +573,7 @@ class Key:
     @property
     def path(self) -> str:
         """The key as people write it: ``schedule.interval``, ``upstream."HOST".proxy``, ``mirror[].url``."""
-        middle = {"upstream": '."HOST"', "mirror": "[]"}.get(self.section, "")
+        middle = {"upstream": '."HOST"', "class": '."NAME"', "mirror": "[]"}.get(self.section, "")
         return f"{self.section}{middle}.{self.name}"
 
 
@@ -502,7 +584,7 @@ def listing() -> Iterator[Key]:
             extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
             yield Key(
                 section,
-                name,
+                info.alias or name,
                 None if info.is_required() else info.default,
                 info.description or "",
                 restart=bool(extra.get("restart")),

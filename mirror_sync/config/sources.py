@@ -111,7 +111,9 @@ def environment_layer(
     layer = Layer()
     problems: list[str] = []
     good: dict[str, str] = {}
-    known = {f"{PREFIX}{section}__{key}".upper() for section, keys in sections.items() for key in keys}
+    known = {
+        f"{PREFIX}{section}__{key}".upper() for section, keys in sections.items() if section != "class" for key in keys
+    }
     for name in sorted(environ):
         if not name.upper().startswith(PREFIX):
             continue
@@ -121,7 +123,7 @@ def environment_layer(
         if path == ("mirror",):
             good[name] = environ[name]
             layer.places[path] = f"environment {name}"
-        elif section != "mirror" and len(path) == wanted and leaf in sections.get(section, ()):
+        elif section not in ("class", "mirror") and len(path) == wanted and leaf in sections.get(section, ()):
             good[name] = environ[name]
             layer.places[path] = f"environment {name}"
             at = layer.tree

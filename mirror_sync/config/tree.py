@@ -37,6 +37,7 @@ class Tree(BaseSettings):
     schedule: schema.Schedule = Field(default_factory=schema.Schedule)
     link: schema.Link = Field(default_factory=schema.Link)
     upstream: dict[schema.HostKey, schema.Upstream] = Field(default_factory=dict)
+    class_: dict[schema.ClassKey, schema.Class] = Field(default_factory=dict, alias="class")
     mirror: tuple[schema.Mirror, ...] = ()
     webhooks: schema.Webhooks = Field(default_factory=schema.Webhooks)
     serve: schema.Serve = Field(default_factory=schema.Serve)
@@ -45,9 +46,11 @@ class Tree(BaseSettings):
     ui: schema.Ui = Field(default_factory=schema.Ui)
 
     def tables(self, section: str) -> list[KeyPath]:
-        """Return the paths of all tables of one section: one, or one per host or mirror."""
+        """Return the paths of all tables of one section: one, or one per host, class or mirror."""
         if section == "upstream":
             return [("upstream", host) for host in self.upstream]
+        if section == "class":
+            return [("class", name) for name in self.class_]
         if section == "mirror":
             return [("mirror", index) for index in range(len(self.mirror))]
         return [(section,)]

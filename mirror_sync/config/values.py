@@ -12,6 +12,7 @@ from mirror_sync.config.environment import environment_proxy
 from mirror_sync.config.secrets import SecretFile
 from mirror_sync.domain.budget import Cap, LinkRules
 from mirror_sync.domain.names import MirrorName, UpstreamUrl, parse_upstream_url
+from mirror_sync.domain.selection import Selection
 from mirror_sync.errors import ConfigError
 
 Forced = Literal["follow-and-keep", "hold"]
@@ -103,6 +104,10 @@ class LfsSettings:
     enabled: bool = True
     known_missing: KnownMissing = "hold"
     max_object_bytes: int | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    recent: float | None = None
+    """``None``: all of history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +151,35 @@ class UpstreamRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which LFS objects a class or a mirror keeps; ``None`` leaves what is more general in force, 0 lifts a limit."""
+
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] | None = None
+    max_object: int | None = None
+    recent: float | None = None
+
+    def over(self, general: Selection) -> Selection:
+        """Return the selection with what this one says put in the place of what ``general`` says."""
+        return Selection(
+            include=general.include if self.include is None else self.include,
+            exclude=general.exclude if self.exclude is None else self.exclude,
+            max_object=general.max_object if self.max_object is None else self.max_object or None,
+            recent=general.recent if self.recent is None else self.recent or None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClassSettings:
+    """What mirrors of one class have in common; ``None`` leaves the general setting in force."""
+
+    interval: float | None = None
+    objective: float | None = None
+    known_missing: KnownMissing | None = None
+    chosen: Chosen = field(default_factory=Chosen)
+
+
+@dataclass(frozen=True, slots=True)
 class MirrorDeclaration:
     """A mirror that the configuration wants; ``None`` leaves the general setting in force."""
 
@@ -158,6 +192,8 @@ class MirrorDeclaration:
     forced: Forced | None = None
     accelerators: tuple[str, ...] = ()
     """Nearer places of the same repository."""
+    class_name: str = ""
+    chosen: Chosen = field(default_factory=Chosen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +262,7 @@ class Settings:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     link: LinkSettings = field(default_factory=LinkSettings)
     upstreams: Mapping[str, UpstreamRule] = field(default_factory=dict)
+    classes: Mapping[str, ClassSettings] = field(default_factory=dict)
     mirrors: tuple[MirrorDeclaration, ...] = ()
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
@@ -281,6 +318,23 @@ class Settings:
             password = urlsplit(proxy).password if "@" in proxy else None
             if password:
                 yield password
+
+    def selection(self, name: MirrorName, class_name: str) -> Selection:
+        """Return which LFS objects a mirror of this class keeps: its own word, else its class's, else the general one."""
+        found = Selection(self.lfs.include, self.lfs.exclude, self.lfs.max_object_bytes, self.lfs.recent)
+        shared, declared = self.classes.get(class_name), self.declaration(name)
+        for own in (shared.chosen if shared else None, declared.chosen if declared else None):
+            found = own.over(found) if own else found
+        return found
+
+    def known_missing(self, name: MirrorName, class_name: str) -> KnownMissing:
+        """Return what a ref of this mirror does that needs an LFS object upstream itself lacks."""
+        shared, declared = self.classes.get(class_name), self.declaration(name)
+        return (
+            (declared.known_missing if declared else None)
+            or (shared.known_missing if shared else None)
+            or self.lfs.known_missing
+        )
 
     def declaration(self, name: MirrorName) -> MirrorDeclaration | None:
         """Return the ``[[mirror]]`` entry of this mirror, if there is one."""

@@ -6,8 +6,10 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 from mirror_sync.domain.runs import Lease, Outcome
+from mirror_sync.errors import StateUnavailable
 from mirror_sync.worker.edge import Edge
 from mirror_sync.worker.leases import RENEWALS_PER_LEASE, Leases, Running
 from mirror_sync.worker.notify import Notifier
@@ -72,9 +74,9 @@ class Worker:
         )  # fmt: skip
         every(self._beat_every, self._tick("beat", self._beat), name="beat", first=self._beat_every)
         for slot in range(HISTORY_SLOTS):
-            every(
-                HISTORY_EVERY_SECONDS, self._slow("history", self._fetch_history), name=f"history-{slot}", lane="slow"
-            )
+            # one of them takes small objects alone, which so never stand behind large ones
+            fetch = partial(self._fetch_history, small=slot == 0)
+            every(HISTORY_EVERY_SECONDS, self._slow("history", fetch), name=f"history-{slot}", lane="slow")
         every(UPKEEP_EVERY_SECONDS, self._slow("remove", self._remove), name="remove", lane="slow")
         every(UPKEEP_EVERY_SECONDS, self._slow("maintain", self._maintain), name="maintain", lane="slow")
         every(
@@ -129,6 +131,15 @@ class Worker:
                 if not self._begin_one():
                     return
 
+    def is_crowded(self) -> bool:
+        """Tell whether every place is taken while a mirror is due."""
+        if self._draining or len(self._leases) < self._app.settings.workers.git:
+            return False
+        try:
+            return self._app.state.anything_due()
+        except StateUnavailable:
+            return False  # whoever waits could not begin
+
     def _begin_one(self) -> bool:
         lease = self._app.claim(self._name)
         if lease is None:
@@ -171,14 +182,15 @@ class Worker:
         try:
             report = self._edge.run(
                 "sync",
-                lambda: self._app.sync(lease, stop=running.stop),
+                lambda: self._app.sync(lease, stop=running.stop, crowded=self.is_crowded),
                 mirror=lease.mirror.name,
                 on_break=lambda error: self._app.record_crash(lease, error),
             )
         finally:
             self._leases.end(running)
-        if report is not None and report.outcome is Outcome.PUBLISHED:
-            self._ticker.soon("history-0")
+        if report is not None and report.outcome in (Outcome.PUBLISHED, Outcome.HELD):
+            for slot in range(HISTORY_SLOTS):
+                self._ticker.soon(f"history-{slot}")
         self._edge.run("look", self.dispatch)
 
     # -- signs of life
@@ -216,8 +228,10 @@ class Worker:
         finally:
             self._kept.end(kept)
 
-    def _fetch_history(self) -> None:
-        while not self._background_stop.is_set() and self._app.fetch_history(self._name, stop=self._background_stop):
+    def _fetch_history(self, *, small: bool) -> None:
+        while not self._background_stop.is_set() and self._app.fetch_history(
+            self._name, small=small, stop=self._background_stop
+        ):
             pass
 
     def _maintain(self) -> None:

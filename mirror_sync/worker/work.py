@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from mirror_sync.config import Settings
@@ -49,14 +50,14 @@ class Work(Protocol):
     def claim(self, worker: str) -> Lease | None:
         """Take the most urgent due mirror."""
 
-    def sync(self, lease: Lease, *, stop: threading.Event) -> RunReport:
-        """Sync one mirror and record how it went."""
+    def sync(self, lease: Lease, *, stop: threading.Event, crowded: Callable[[], bool]) -> RunReport:
+        """Sync one mirror and record how it went; ``crowded`` tells whether others wait for its place."""
 
     def record_crash(self, lease: Lease, error: Exception) -> None:
         """Record a run that ended by a fault of our own."""
 
-    def fetch_history(self, worker: str, *, stop: threading.Event) -> int:
-        """Fetch some LFS objects that no tip needs; return how many were tried."""
+    def fetch_history(self, worker: str, *, small: bool, stop: threading.Event) -> int:
+        """Fetch some LFS objects that no run is fetching, only ``small`` ones or any; return how many were tried."""
 
     def maintain_one(self, worker: str, *, keep: Keep) -> bool:
         """Maintain one mirror that needs it; ``False`` when none does."""

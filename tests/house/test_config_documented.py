@@ -9,6 +9,8 @@ import pytest
 
 from mirror_sync.config import load, load_text
 from mirror_sync.config.schema import Key, listing
+from mirror_sync.domain.names import MirrorName
+from mirror_sync.domain.selection import Selection
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "config.example.toml"
@@ -29,7 +31,7 @@ def test_every_commented_default_is_the_default() -> None:
         _COMMENTED.sub(r"\1", EXAMPLE.read_text(encoding="utf-8")), path=Path("/etc/mirror-sync/config.toml")
     )
     plain = load_text(
-        '[upstream."github.com"]\n[[mirror]]\nurl = "https://github.com/git/git"\n',
+        '[upstream."github.com"]\n[class."models"]\n[[mirror]]\nurl = "https://github.com/git/git"\n',
         path=Path("/etc/mirror-sync/config.toml"),
     )
     for part in (
@@ -54,12 +56,17 @@ def test_every_commented_default_is_the_default() -> None:
     assert declared.objective == plain.schedule.objective
     assert declared.known_missing == plain.lfs.known_missing
     assert declared.forced == plain.git.forced
+    (shared,) = shown.classes.values()
+    assert (shared.interval, shared.objective) == (plain.schedule.interval, plain.schedule.objective)
+    assert shared.known_missing == plain.lfs.known_missing
+    for name, class_name in ((declared.name, declared.class_name), (MirrorName("example.org/a/b"), "models")):
+        assert shown.selection(name, class_name) == plain.selection(declared.name, "") == Selection()
 
 
 def test_the_example_shows_every_key_and_no_other() -> None:
     shown = load_text(_COMMENTED.sub(r"\1", EXAMPLE.read_text(encoding="utf-8")))
     given = {
-        key.replace("mirror[0]", "mirror[]").replace('"github.com"', '"HOST"')
+        key.replace("mirror[0]", "mirror[]").replace('"github.com"', '"HOST"').replace("class.models", 'class."NAME"')
         for key, origin in shown.origins.items()
         if origin != "default"
     }

@@ -255,7 +255,7 @@ def _job(config: Path, job: str, urls: tuple[str, ...]) -> dict[str, Any]:
         if job == "maintain":
             return {"done": app.maintain_one(worker, keep=keep)}
         if job == "history":
-            return {"done": app.fetch_history(worker, stop=stop)}
+            return {"done": app.fetch_history(worker, small=False, stop=stop)}
         if job == "sweep":
             app.sweep(worker, keep=keep, stop=stop)
             return {}

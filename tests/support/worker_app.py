@@ -106,6 +106,7 @@ class FakeApp:
         self.recovered = False
         self.claims = 0
         self.calls: list[str] = []
+        self.crowded: Callable[[], bool] = lambda: False
 
     def add(self, *names: str) -> None:
         for name in names:
@@ -117,7 +118,8 @@ class FakeApp:
         self.claims += 1
         return self.state.claim(worker, lease_seconds=self.settings.workers.lease_seconds)
 
-    def sync(self, lease: Lease, *, stop: threading.Event) -> RunReport:
+    def sync(self, lease: Lease, *, stop: threading.Event, crowded: Callable[[], bool]) -> RunReport:
+        self.crowded = crowded
         began = self.clock.now()
         outcome, code = Outcome.FAILED, Interrupted.code
         with contextlib.suppress(Interrupted):
@@ -134,8 +136,8 @@ class FakeApp:
         self.crashes.append((lease.mirror.name, error))
         self.telemetry.event("crash_recorded", mirror=lease.mirror.name)
 
-    def fetch_history(self, worker: str, *, stop: threading.Event) -> int:
-        self.calls.append("history")
+    def fetch_history(self, worker: str, *, small: bool, stop: threading.Event) -> int:
+        self.calls.append("history-small" if small else "history")
         return self.on_history(stop)
 
     def maintain_one(self, worker: str, *, keep: Keep) -> bool:

@@ -58,7 +58,7 @@ class Upkeep(House):
 
     def history(self) -> int:
         return history.fetch_history(
-            "w1", state=self.state, open_upstream=lambda _mirror: self.upstream, objects=self.objects,
+            "w1", state=self.state, open_sources=lambda _mirror, *, awaited: [self.upstream], objects=self.objects,
             parallel=self.world().parallel, clock=self.clock, telemetry=self.telemetry, limits=TransferLimits(),
             stop=threading.Event(),
         )  # fmt: skip
