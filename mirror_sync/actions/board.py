@@ -13,7 +13,7 @@ from mirror_sync.actions.budget import Budget, Place, Share
 from mirror_sync.actions.course import Course
 from mirror_sync.actions.wanted import Brought, End, Leg, State, Wanted
 from mirror_sync.domain.names import LfsOid, printable
-from mirror_sync.domain.parts import Part
+from mirror_sync.domain.parts import Part, add
 from mirror_sync.domain.pointers import Pointer
 from mirror_sync.errors import (
     AddressRefused,
@@ -179,6 +179,11 @@ class Board:
             if task is None and self._ready:
                 return self._promote()
             return task
+
+    def rouse(self) -> None:
+        """Let it be looked at once whether there is something for one more hand."""
+        with self.changed:
+            self.changed.notify_all()
 
     def free(self, hand: Hand) -> None:
         """Give the hand's connection back."""
@@ -580,6 +585,14 @@ class Board:
             if room:
                 leg.granted.used = True
             return room
+
+    def shorten(self, leg: Leg) -> None:
+        """Let a leg whose connection is one too many end here, unless it is nearly done."""
+        with self.changed:
+            if self._seconds_left(leg, self.course.clock.monotonic()) > SPLIT_SECONDS and leg in leg.wanted.legs:
+                leg.wanted.gaps = add(leg.wanted.gaps, (leg.at, leg.end))
+                leg.end = leg.at
+                self.changed.notify_all()
 
     def wrote(self, leg: Leg) -> None:
         """Take note that what was claimed is written."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mirror_sync.actions.board import Ask, Begin, Board, Hand, Look, Promote, Rules, Task
+from mirror_sync.actions.budget import Advice
 from mirror_sync.actions.course import Course
 from mirror_sync.actions.wanted import Brought, End, Leg, Wanted
 from mirror_sync.domain.names import RefName
@@ -215,11 +216,16 @@ class Bringer:
                 finally:
                     board.wrote(leg)
             position += len(chunk)
-            self.board.budget.came(leg.place, len(chunk))
+            advice = board.budget.came(leg.place, len(chunk))
+            if advice is Advice.MORE:
+                board.rouse()
+            elif advice is Advice.LEAVE:
+                board.shorten(leg)
             course.came(received=len(chunk), kept=take)
             if position > leg.end or (position >= leg.end and leg.end < leg.asked_end):
                 break  # the rest is somebody else's; leaving it unread drops the connection
-        board.budget.came(leg.place, 0, answers=1)
+        if board.budget.came(leg.place, 0, answers=1) is Advice.MORE:
+            board.rouse()
         if leg.left:
             raise UpstreamUnavailable("the stream ended early", why=f"at byte {leg.at} of {leg.end}")
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 
 from mirror_sync.ports import Clock
 
-SHORT_SECONDS = 0.1
+SETTLE_SECONDS = 0.04
+"""What comes so soon after the last connection was made is not counted: it lay ready, or was slow to begin."""
+
+SHORT_SECONDS = 0.06
 LONG_SECONDS = 0.4
 """A number of connections is judged after the short time when it brings more, after the long one when it does not."""
 
@@ -67,7 +71,9 @@ class Window:
             # What is judged is the number of connections that bring something, not of those being made.
             self._flowing.add(connection)
             if len(self._flowing) >= self.size:
-                self._begin(now)
+                self._begin(now + SETTLE_SECONDS)
+            return
+        if now < self._since:
             return
         self._work += size + answers * ANSWER_WORTH
         self._bytes += size
@@ -107,7 +113,7 @@ class Window:
             self._begin(now)
 
     def _probe(self, now: float, most: int) -> None:
-        more = self.size * 2 if self._growing else self.size + max(1, self.size // 4)
+        more = self.size * (4 if self.size == 1 else 2) if self._growing else self.size + max(1, self.size // 4)
         if self.size >= most:
             self._growing = False
             self._probe_at = now + LAST_PROBE_SECONDS
@@ -128,10 +134,21 @@ class Window:
         self._begin(now)
 
 
+class Advice(Enum):
+    """What follows from bytes that came."""
+
+    GO_ON = auto()
+    MORE = auto()
+    """One more connection may be worth it."""
+    LEAVE = auto()
+    """This connection is one too many."""
+
+
 @dataclass(slots=True)
 class _Host:
     window: Window = field(default_factory=Window)
     used: int = 0
+    leaving: int = 0
     rests_until: float = 0.0
     """Unix seconds."""
 
@@ -156,6 +173,8 @@ class Place:
 
     share: Share
     host: str
+    leaving: bool = False
+    """Whether it was asked to be given back soon."""
 
 
 class Budget:
@@ -214,6 +233,7 @@ class Budget:
     def move(self, place: Place, host: str) -> None:
         """Make it a place for another host, whatever that one's window says: bytes turned out to come from there."""
         with self._guard:
+            self._stay(place)
             self._count(place, -1)
             place.host = host
             self._hosts.setdefault(host, _Host())
@@ -226,7 +246,8 @@ class Budget:
             known = self._hosts[place.host]
             most = min(known.window.size, self._most(place.host))
             return (
-                self._used <= self.connections
+                not place.leaving
+                and self._used <= self.connections
                 and known.used <= most
                 and place.share.held[place.host] <= self._fair(place.share, place.host, most, now)
                 and self._clock.now() >= known.rests_until
@@ -235,7 +256,13 @@ class Budget:
     def give_back(self, place: Place) -> None:
         """Free a place."""
         with self._guard:
+            self._stay(place)
             self._count(place, -1)
+
+    def _stay(self, place: Place) -> None:
+        if place.leaving:
+            place.leaving = False
+            self._hosts[place.host].leaving -= 1
 
     def _count(self, place: Place, step: int) -> None:
         self._used += step
@@ -257,11 +284,24 @@ class Budget:
 
     # -- what is learnt
 
-    def came(self, place: Place, size: int, *, answers: int = 0) -> None:
-        """Note bytes that came through a place, and answers that ended."""
+    def came(self, place: Place, size: int, *, answers: int = 0) -> Advice:
+        """Note bytes that came through a place, and answers that ended; tell what follows from it."""
         now = self._clock.monotonic()
         with self._guard:
-            self._hosts[place.host].window.came(place, size, answers=answers, now=now, most=self._most(place.host))
+            known = self._hosts[place.host]
+            most = self._most(place.host)
+            before = known.window.size
+            known.window.came(place, size, answers=answers, now=now, most=most)
+            if known.window.size > before:
+                return Advice.MORE
+            if place.leaving:
+                return Advice.LEAVE
+            fair = self._fair(place.share, place.host, min(known.window.size, most), now)
+            if known.used - known.leaving > min(known.window.size, most) or place.share.held[place.host] > fair:
+                place.leaving = True
+                known.leaving += 1
+                return Advice.LEAVE
+            return Advice.GO_ON
 
     def pushed_back(self, host: str, *, until: float | None = None) -> None:
         """Note that a host refused or failed; ``until`` (Unix seconds) it wants to be left alone."""
