@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.daemon import Daemon
 from tests.support.tools import require
 from tests.support.upstream import GitUpstream
 from tests.support.web_world import MirrorSpec, Served
@@ -170,3 +172,36 @@ def test_progress_is_a_bar_with_a_name_for_those_who_do_not_see_it(
     page.goto(f"{served.url}/mirrors/git.example/acme/filling")
     assert page.get_by_role("progressbar").get_attribute("value") is None, "of how much is not known"
     context.close()
+
+
+def test_a_transfer_is_seen_to_move_without_scripts(browser: Browser, tmp_path: Path) -> None:
+    """From the wire to the screen: the page renews itself while an LFS object comes in drop by drop."""
+    from playwright.sync_api import expect
+
+    with GitUpstream(tmp_path / "upstream") as upstream, Daemon(tmp_path / "mirror") as daemon:
+        repo = upstream.create("acme/model")
+        repo.commit({"README.md": "hello\n"}, lfs={"w.bin": random.Random(1).randbytes(48 << 20)})
+        upstream.fault(r"^GET /-/lfs/", times=None, drip=(4 << 10, 0.1))
+        name = daemon.name(repo.url)
+        daemon.start(repo.url)
+        context = browser.new_context(java_script_enabled=False, locale="en")
+        page = context.new_page()
+        daemon.wait_until(lambda: daemon.json(f"/api/v1/mirrors/by-name/{name}")["progress"], "progress is told")
+        page.goto(f"{daemon.origin}/mirrors/{name}")
+        bar = page.get_by_role("progressbar", name=f"Progress of {name}")
+        bar.wait_for(timeout=60_000)
+        told = page.locator("section", has=page.get_by_role("heading", name="Progress")).inner_text()
+        assert "parts" in told
+        assert "50.3 MB" in told
+        seen = bar.get_attribute("value")
+        assert seen is not None
+        expect(bar).not_to_have_attribute("value", seen, timeout=60_000)
+        page.goto(f"{daemon.origin}/")
+        assert page.get_by_role("progressbar", name=f"Progress of {name}").is_visible()
+        progress = daemon.json(f"/api/v1/mirrors/by-name/{name}")["progress"]
+        assert progress["total"] == 48 << 20
+        assert 0 < progress["received_bytes"] < 48 << 20
+        assert "lfs by parts: " in daemon.cli("show", name).stdout
+        metrics = daemon.get("/metrics")[1].decode()
+        assert 'mirror_sync_transfers{kind="lfs",way="parts"} 1.0' in metrics
+        context.close()
