@@ -176,8 +176,8 @@ class Board:
                     or self._begin(hand, now)
                     or self._split(hand, now)
                 )
-            if task is None and self._ready:
-                return self._promote()
+            if task is None and self._ready and self.running <= (hand.task is not None):
+                return self._promote()  # nobody is about to add to them
             return task
 
     def rouse(self) -> None:
@@ -383,7 +383,6 @@ class Board:
             self.ends.append((wanted.pointer, brought))
             if brought.end is End.ARRIVED:
                 self.course.arrived()
-            self.changed.notify_all()
 
     # -- choosing parts
 
@@ -559,7 +558,6 @@ class Board:
             wanted.gaps = gaps
             place = next((at for at, other in enumerate(self._open) if other.place > wanted.place), len(self._open))
             self._open.insert(place, wanted)
-            self.changed.notify_all()
 
     def busy(self, wanted: Wanted, code: str) -> None:
         """Come back later to an object that another run is fetching."""

@@ -93,13 +93,16 @@ class FileIncomplete:
         """Set disk space aside for what is missing; raises :class:`StorageFull` when it does not fit above the reserve."""
         if self._here or self._allocated:
             return
+        if self.pointer.size <= SMALL:
+            # Nothing is set aside, so there is nothing to decide under a lock.
+            self._shop.space.check(self.pointer.size - count(self._written))
+            return
         with self._shop.space.deciding():
             on_disk = os.fstat(self._fd).st_blocks * 512
             lacking = min(self.pointer.size - count(self._written), max(0, self.pointer.size - on_disk))
             self._shop.space.check(lacking)
-            if self.pointer.size > SMALL:
-                with told("set disk space aside for an LFS object"):
-                    self._allocated = allocate(self._fd, self.pointer.size)
+            with told("set disk space aside for an LFS object"):
+                self._allocated = allocate(self._fd, self.pointer.size)
 
     def write(self, offset: int, data: bytes, *, source: str = "") -> None:
         """Write ``data``, which ``source`` sent, at ``offset``; see :meth:`mirror_sync.ports.Incomplete.write`."""

@@ -332,7 +332,7 @@ def test_space_is_set_aside_by_one_process_at_a_time(objects, directory):
     decided = threading.Event()
 
     def decide():
-        with objects.incomplete(pointer_to(DATA)) as incomplete:
+        with objects.incomplete(pointer_to(LARGE)) as incomplete:
             incomplete.reserve()
             decided.set()
 
