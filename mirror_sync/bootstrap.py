@@ -268,17 +268,21 @@ class App:
 
     # ------------------------------------------------------------ changing
 
-    def enrol(self, url: str, *, interval: float | None = None, objective: float | None = None) -> tuple[Mirror, bool]:
-        """Begin to keep a mirror; ``False`` when it was kept already."""
+    def enrol(
+        self, url: str, *, interval: float | None = None, objective: float | None = None, class_name: str = ""
+    ) -> tuple[Mirror, bool]:
+        """Begin to keep a mirror; ``False`` when it was kept already.  Raises :class:`UsageError` for an unknown class."""
         upstream = parse_upstream_url(url)
-        schedule = self.settings.schedule
-        every = interval if interval is not None else schedule.interval
+        enrolment.check_class(class_name, self.settings.classes)
+        every, within = self.settings.schedule_of(class_name)
+        every = interval if interval is not None else every
         mirror, made = enrolment.enrol(
             self.state,
             url,
             allow_http=self.settings.upstream_rule(upstream.netloc).allow_http,
             interval=every,
-            objective=objective if objective is not None else max(schedule.objective, 2 * every),
+            objective=objective if objective is not None else max(within, 2 * every),
+            class_name=class_name,
         )
         self.waker.poke()
         return mirror, made
@@ -286,11 +290,29 @@ class App:
     def declare_mirrors(self) -> None:
         """Enrol every mirror that the configuration names, and give it its schedule."""
         for declared in self.settings.mirrors:
-            mirror, made = self.enrol(declared.url, interval=declared.interval, objective=declared.objective)
+            mirror, made = self.enrol(
+                declared.url, interval=declared.interval, objective=declared.objective, class_name=declared.class_name
+            )
+            if declared.class_name:
+                self.state.set_class(mirror.id, declared.class_name)
             every = declared.interval if declared.interval is not None else mirror.interval_seconds
             wanted = declared.objective if declared.objective is not None else max(mirror.objective_seconds, 2 * every)
             if not made and (every, wanted) != (mirror.interval_seconds, mirror.objective_seconds):
                 self.state.set_schedule(mirror.id, interval_seconds=every, objective_seconds=wanted)
+
+    def change(
+        self, name: MirrorName, *, class_name: str | None, interval: float | None, objective: float | None
+    ) -> None:
+        """Move a mirror to another class (the empty name: none), or give it another schedule; ``None`` leaves it."""
+        mirror = self.state.mirror(name)
+        every = interval if interval is not None else mirror.interval_seconds
+        within = objective if objective is not None else max(mirror.objective_seconds, 2 * every)
+        enrolment.check_schedule(every, within)
+        if class_name is not None:
+            enrolment.check_class(class_name, self.settings.classes)
+            self.state.set_class(mirror.id, class_name)
+        self.state.set_schedule(mirror.id, interval_seconds=every, objective_seconds=within)
+        self.waker.poke()
 
     def request_sync(self, name: MirrorName) -> float:
         """Make a mirror due now; return the moment (Unix seconds)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mirror_sync.domain.names import MirrorName, UpstreamUrl, parse_upstream_url
 from mirror_sync.domain.runs import Mirror, NewMirror, Trigger
@@ -23,6 +23,7 @@ def enrol(
     allow_http: bool,
     interval: float,
     objective: float,
+    class_name: str = "",
 ) -> tuple[Mirror, bool]:
     """Return the mirror of ``url`` and whether it was made now.  Times are seconds.
 
@@ -37,7 +38,7 @@ def enrol(
             remedy=f'use https://, or write allow_http = true under [upstream."{upstream.netloc}"]',
         )
     check_schedule(interval, objective)
-    new = NewMirror(upstream.name, str(upstream), interval, objective, Trigger.OPERATOR)
+    new = NewMirror(upstream.name, str(upstream), interval, objective, Trigger.OPERATOR, class_name)
     return state.enrol(new)
 
 
@@ -49,6 +50,17 @@ def _check_no_page(upstream: UpstreamUrl) -> None:
         raise UsageError(
             f"{upstream} is a page of a repository",
             remedy=f"give the repository itself: {upstream.with_path('/' + '/'.join(segments[:page]))}",
+        )
+
+
+def check_class(class_name: str, known: Iterable[str]) -> None:
+    """Raise :class:`UsageError` for a class that the configuration does not have; the empty name is none."""
+    there = list(known)
+    if class_name and class_name not in there:
+        raise UsageError(
+            f"there is no class {class_name!r}",
+            why=f"the configuration has {', '.join(there) or 'none'}",
+            remedy=f'write [class."{class_name}"] into it, or name one that is there',
         )
 
 

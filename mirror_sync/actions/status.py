@@ -61,6 +61,7 @@ def mirror_document(mirror: Mirror, now: float) -> Document:
     return {
         "name": mirror.name,
         "upstream": mirror.upstream,
+        "class": mirror.class_name,
         "health": health(mirror, now).value,
         "activity": activity(mirror, now).value,
         "created_at": rfc3339(mirror.created_at),

@@ -44,14 +44,18 @@ DURATION = Duration()
     cls=Command,
     examples=(
         "mirror-sync add https://github.com/acme/model https://huggingface.co/acme/weights",
+        "mirror-sync add --class models https://huggingface.co/acme/weights",
         "mirror-sync add - < urls.txt",
     ),
 )
 @click.argument("urls", nargs=-1, required=True, metavar="URL...")
+@click.option("--class", "class_name", default="", metavar="NAME", help="Take the settings of this class.")
 @click.option("--interval", type=DURATION, help="Time between two polls, such as 15m; default: schedule.interval.")
 @click.option("--objective", type=DURATION, help="The sync lag to stay within; default: schedule.objective.")
 @click.pass_context
-def add(context: click.Context, urls: tuple[str, ...], interval: float | None, objective: float | None) -> int:
+def add(
+    context: click.Context, urls: tuple[str, ...], class_name: str, interval: float | None, objective: float | None
+) -> int:
     """Mirror repositories."""
     out = Output(told(context))
     added, failed = [], []
@@ -59,7 +63,7 @@ def add(context: click.Context, urls: tuple[str, ...], interval: float | None, o
         for url in dict.fromkeys(choosing.words(urls)):
             try:
                 back = _was_being_removed(app, url)
-                mirror, made = app.enrol(url, interval=interval, objective=objective)
+                mirror, made = app.enrol(url, interval=interval, objective=objective, class_name=class_name)
             except MirrorSyncError as error:
                 if len(urls) == 1 and url == urls[0]:
                     raise
@@ -90,6 +94,39 @@ def _was_being_removed(app: App, url: str) -> bool:
 
 def _failure(word: str, error: MirrorSyncError) -> dict[str, str]:
     return {"given": word, "code": error.code, "message": error.message, "why": error.why, "do": error.remedy}
+
+
+@click.command(
+    cls=Command,
+    examples=("mirror-sync set 'huggingface.co/*' --class models", "mirror-sync set github.com/acme/app --interval 5m"),
+)
+@click.argument("globs", nargs=-1, required=True, metavar="GLOB...", shell_complete=choosing.complete_names)
+@click.option("--class", "class_name", metavar="NAME", help='Take the settings of this class; "none": of no class.')
+@click.option("--interval", type=DURATION, help="Time between two polls, such as 15m.")
+@click.option("--objective", type=DURATION, help="The sync lag to stay within.")
+@click.pass_context
+def set_(
+    context: click.Context,
+    globs: tuple[str, ...],
+    class_name: str | None,
+    interval: float | None,
+    objective: float | None,
+) -> None:
+    """Change class or schedule of mirrors."""
+    if class_name is None and interval is None and objective is None:
+        raise UsageError("nothing to change was named", remedy="give --class, --interval or --objective")
+    out = Output(told(context))
+    with opened(context) as app:
+        documents = choosing.chosen(app, globs)
+        for document in documents:
+            app.change(
+                document["name"],
+                class_name="" if class_name == "none" else class_name,
+                interval=interval,
+                objective=objective,
+            )
+        changed = [app.mirror_status(document["name"]) for document in documents]
+    _tell(out, "changed", changed)
 
 
 @click.command(cls=Command, examples=("mirror-sync pause 'github.com/acme/*' --reason 'disk is being moved'",))

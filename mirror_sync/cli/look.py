@@ -29,11 +29,12 @@ WORKER_ALIVE_SECONDS = 30.0
 @click.argument("glob", required=False, default="", shell_complete=choosing.complete_names)
 @click.option("--health", type=click.Choice([kind.value for kind in Health]), help="Only mirrors of this health.")
 @click.option("--activity", type=click.Choice([kind.value for kind in Activity]), help="Only mirrors doing this now.")
+@click.option("--class", "class_name", default="", metavar="NAME", help="Only mirrors of this class.")
 @click.pass_context
-def ls(context: click.Context, glob: str, health: str | None, activity: str | None) -> None:
+def ls(context: click.Context, glob: str, health: str | None, activity: str | None, class_name: str) -> None:
     """List mirrors."""
     out = Output(told(context))
-    which = MirrorFilter(glob=glob, health=health or "", activity=activity or "")
+    which = MirrorFilter(glob=glob, health=health or "", activity=activity or "", class_name=class_name)
     with opened(context) as app:
         items = list(choosing.matching(app, which))
     if glob and not choosing.is_glob(glob) and not items:
@@ -43,7 +44,9 @@ def ls(context: click.Context, glob: str, health: str | None, activity: str | No
         return
     out.table(("HEALTH", "NAME", "LAG", "REFS", "LFS", "NOW"), [_row(item, plain=out.plain) for item in items])
     if not items and not out.plain:
-        out.note("no mirrors" + (" match" if glob or health or activity else "; mirror-sync add URL keeps one"))
+        out.note(
+            "no mirrors" + (" match" if glob or health or activity or class_name else "; mirror-sync add URL keeps one")
+        )
 
 
 def _row(item: Document, *, plain: bool) -> tuple[str, ...]:
@@ -81,6 +84,7 @@ def show(context: click.Context, name: str) -> None:
     left_out = f", {lfs['left_out']} left out ({size(lfs['left_out_bytes'])})" if lfs["left_out"] else ""
     rows = [
         ("upstream", item["upstream"]),
+        *([("class", item["class"])] if item["class"] else []),
         ("clone", clone),
         ("lag", f"{span(item['lag_seconds'])}, objective {span(item['objective_seconds'])}"),
         ("confirmed", item["confirmed_at"] or "never"),

@@ -40,6 +40,7 @@ COMMANDS: dict[str, Entry] = {
     "sync": Entry("sync:sync", "Sync now, or as soon as a worker is free."),
     "pause": Entry("keep:pause", "Stop syncing; serving goes on."),
     "resume": Entry("keep:resume", "Sync again."),
+    "set": Entry("keep:set_", "Change class or schedule of mirrors."),
     "rm": Entry("keep:rm", "Remove mirrors."),
     "refs": Entry("refs:refs", "Show refs, their history and kept tips; let held deletions through."),
     "check": Entry("check:check", "Tell by the exit status whether mirrors are healthy."),

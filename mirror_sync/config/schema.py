@@ -99,8 +99,8 @@ def _class_name(value: object) -> str:
 
 def _class_key(value: object) -> str:
     text = _class_name(value)
-    if not text:
-        raise Unfit('a class has a name, such as [class."models"]')
+    if not text or text == "none":
+        raise Unfit('a class has a name other than "none", such as [class."models"]')
     return text
 
 

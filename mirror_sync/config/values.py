@@ -327,6 +327,12 @@ class Settings:
             found = own.over(found) if own else found
         return found
 
+    def schedule_of(self, class_name: str) -> tuple[float, float]:
+        """Return interval and objective, in seconds, of mirrors that are added to this class."""
+        shared = self.classes.get(class_name)
+        every = (shared.interval if shared else None) or self.schedule.interval
+        return every, (shared.objective if shared else None) or self.schedule.objective
+
     def known_missing(self, name: MirrorName, class_name: str) -> KnownMissing:
         """Return what a ref of this mirror does that needs an LFS object upstream itself lacks."""
         shared, declared = self.classes.get(class_name), self.declaration(name)

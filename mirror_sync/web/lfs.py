@@ -136,14 +136,16 @@ NOT_HERE = "the object is not here yet; it is queued to be fetched from upstream
 
 
 def _reasons(mirror: Mirror, oids: Sequence[LfsOid]) -> dict[LfsOid, str]:
-    """Return why each object is not here: queued, known missing, or failing with a code.
+    """Return why each object is not here: queued, left out, known missing, or failing with a code.
 
     One that counts as here was lost behind our back: it is queued now.
     """
     reasons: dict[LfsOid, str] = {}
     lost: list[LfsOid] = []
     app = backend()
-    for oid in oids[:REASONS_LOOKED_UP]:
+    for oid, why in app.state.lfs_left_out(mirror.id, oids).items():
+        reasons[oid] = f"this mirror leaves the object out: {printable(why)}; upstream may have it: {mirror.upstream}"
+    for oid in [oid for oid in oids if oid not in reasons][:REASONS_LOOKED_UP]:
         before = f"{max(int(oid, 16) - 1, 0):064x}"
         listed = [row for row in app.state.lfs_missing(mirror.id, after=before, limit=1) if row[0].oid == oid]
         if not listed and app.objects.size(oid) is None:

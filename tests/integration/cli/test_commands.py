@@ -11,6 +11,7 @@ import pytest
 from mirror_sync.actions.status import Document
 from mirror_sync.cli.check import fault
 from mirror_sync.cli.progress import Board
+from mirror_sync.domain.names import MirrorName
 from mirror_sync.domain.progress import Kind, Progress, Way
 from mirror_sync.domain.runs import Outcome
 from tests.integration.cli.conftest import Bench, finish
@@ -61,6 +62,46 @@ def test_a_name_that_is_nearly_right_is_answered_with_the_right_one(bench: Bench
             assert f"did you mean: {NAME}" in bench.err
     assert bench("show", "elsewhere.net/x/y") == 5
     assert "mirror-sync ls" in bench.err
+
+
+def test_mirrors_join_a_class_leave_it_and_are_listed_by_it(bench: Bench) -> None:
+    config = bench.directory / "config.toml"
+    text = config.read_text()
+    config.write_text(text + '\n[class.models]\ninterval = "10m"\nobjective = "1h"\nmax_object = "1GiB"\n')
+    assert bench("add", ONE, "--class", "nonsense") == 2
+    assert "the configuration has models" in bench.err
+    assert bench("add", ONE, "--class", "models") == 0
+    assert bench("add", TWO) == 0
+    assert [item["name"] for item in bench.json("ls", "--class", "models")["items"]] == [NAME]
+    (item,) = bench.json("ls", NAME)["items"]
+    assert (item["class"], item["interval_seconds"], item["objective_seconds"]) == ("models", 600, 3600)
+    assert bench("show", NAME) == 0
+    assert "models" in bench.out
+    assert bench.json("set", "*", "--class", "models")["items"][1]["class"] == "models"
+    assert len(bench.json("ls", "--class", "models")["items"]) == 2
+    assert bench("set", NAME, "--class", "none", "--interval", "5m") == 0
+    assert bench.out == f"changed {NAME}\n"
+    (item,) = bench.json("ls", NAME)["items"]
+    assert (item["class"], item["interval_seconds"]) == ("", 300)
+    assert bench("set", NAME, "--class", "nonsense") == 2
+    assert bench("set", NAME, "--interval", "2h", "--objective", "2h") == 2
+    assert bench("set", NAME) == 2
+    assert "--class" in bench.err
+    with bench.app() as app:
+        assert app.settings.selection(MirrorName(NAME), "models").max_object == 1 << 30
+        assert app.policy(app.state.mirror(MirrorName(NAME))).selection.everything
+
+
+def test_a_declared_class_decides_at_each_start(bench: Bench) -> None:
+    config = bench.directory / "config.toml"
+    text = config.read_text()
+    config.write_text(f'{text}\n[class.models]\nexclude = ["*.ckpt"]\n\n[[mirror]]\nurl = "{ONE}"\nclass = "models"\n')
+    assert bench("add", ONE) == 0
+    with bench.app() as app:
+        app.declare_mirrors()
+        mirror = app.state.mirror(MirrorName(NAME))
+        assert mirror.class_name == "models"
+        assert app.policy(mirror).selection.exclude == ("*.ckpt",)
 
 
 def test_a_removed_mirror_is_taken_back(bench: Bench) -> None:

@@ -89,6 +89,26 @@ def test_what_cannot_be_had_is_said_per_object(client: FlaskClient, item: Any, c
     assert "actions" in second
 
 
+def test_what_the_mirror_leaves_out_is_said_per_object_and_is_not_looked_for(
+    world: World, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.memory, "lfs_lost", lambda oids: pytest.fail(f"counted as lost: {oids}"))
+    oid = oid_of("L" * 4000)
+    url = "/git.example/acme/filling.git/info/lfs/objects"
+    asked = {"operation": "download", "objects": [{"oid": oid, "size": 4000}, {"oid": oid_of("q1"), "size": 2}]}
+    answer = client.post(f"{url}/batch", json=asked)
+    assert answer.status_code == 200
+    assert answer.json is not None
+    left_out, queued = (item["error"] for item in answer.json["objects"])
+    assert left_out["code"] == 404
+    assert "this mirror leaves the object out: larger than 1 KiB" in left_out["message"]
+    assert "https://git.example/acme/filling" in left_out["message"]
+    assert "queued" in queued["message"]
+    single = client.get(f"{url}/{oid}")
+    assert single.status_code == 404
+    assert "leaves the object out" in single.get_data(as_text=True)
+
+
 def test_a_second_pointer_with_a_wrong_size_keeps_nobody_from_the_object(world: World, client: FlaskClient) -> None:
     raw = b"two pointers name these bytes"
     oid = LfsOid(hashlib.sha256(raw).hexdigest())

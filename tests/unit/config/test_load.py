@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mirror_sync.config import Settings, find, load, load_text
+from mirror_sync.domain.selection import Selection
 from mirror_sync.errors import ConfigError
 
 
@@ -383,3 +384,74 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load(path, environ={})
+
+
+SELECTED = """
+[lfs]
+max_object = "10GiB"
+exclude = ["*.ckpt"]
+recent = "90d"
+
+[class.models]
+max_object = "none"
+include = ["*.safetensors", "/data/"]
+known_missing = "publish"
+
+[class."small.ones"]
+recent = "none"
+exclude = []
+interval = "10m"
+
+[[mirror]]
+url = "https://example.org/a/one"
+class = "models"
+max_object = "1GiB"
+known_missing = "hold"
+
+[[mirror]]
+url = "https://example.org/a/two"
+"""
+
+
+def test_a_mirrors_own_word_goes_before_its_classs_and_that_before_the_general_one() -> None:
+    settings = load_text(SELECTED)
+    one, two = (mirror.name for mirror in settings.mirrors)
+    days = 90 * 86400.0
+    assert settings.mirrors[0].class_name == "models"
+    assert settings.selection(two, "") == Selection((), ("*.ckpt",), 10 << 30, days)
+    assert settings.selection(two, "models") == Selection(("*.safetensors", "/data/"), ("*.ckpt",), None, days)
+    assert settings.selection(one, "models") == Selection(("*.safetensors", "/data/"), ("*.ckpt",), 1 << 30, days)
+    assert settings.selection(two, "small.ones") == Selection((), (), 10 << 30, None)
+    assert settings.selection(two, "gone since") == settings.selection(two, "")
+    assert [settings.known_missing(name, "models") for name in (one, two)] == ["hold", "publish"]
+    assert settings.schedule_of("small.ones") == (600.0, settings.schedule.objective)
+    assert settings.origins["class.models.max_object"].endswith(":8")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[lfs]\ninclude = ["!a"]', "what is left out stands in exclude"),
+        ('[lfs]\nexclude = ["["]', "no path pattern"),
+        ('[lfs]\nexclude = ["/"]', "no path pattern"),
+        ('[lfs]\nrecent = "0d"', "longer than nothing"),
+        ("[lfs]\nrecent = 90", "90d"),
+        ('[class.a]\nmax_object = "0GiB"', "larger than nothing"),
+        ('[class.a]\ninterval = "2h"\nobjective = "3h"', "at least twice the interval"),
+        ('[class.none]\nrecent = "1d"', 'other than "none"'),
+        ('[class."a b"]\nrecent = "1d"', "letters, digits"),
+        ('[class.a]\nmax_objekt = "1GiB"', 'did you mean "max_object"'),
+        ('[[mirror]]\nurl = "https://example.org/a/b"\nclass = "x"', "there is no such class; there are: none"),
+        ('[class]\nrecent = "1d"', "class"),
+    ],
+)
+def test_what_no_selection_can_be_is_refused_with_its_line(text: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_text(text)
+    assert any(told in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_a_class_is_not_given_by_the_environment() -> None:
+    with pytest.raises(ConfigError, match="there is no such key"):
+        load_text("", environ={"MIRROR_SYNC__CLASS__A__RECENT": "1d"})
+    assert load_text("", environ={"MIRROR_SYNC__LFS__INCLUDE": "*.a, b/"}).lfs.include == ("*.a", "b/")
