@@ -129,11 +129,7 @@ class DiskFilling:
         with self._guard():
             journal = self._journal
             journal.complete_ending()
-            self._stage.ensure(goal.object_format)
-            make_directories(journal.directory)
-            if not (self._graph / "HEAD").is_file():
-                remove_tree(self._graph)
-                make_bare(self._graph, goal.object_format, alternates=_BORROWED)
+            self._ensure(goal.object_format, graph=True)
             old = journal.goal()
             if old is None or _essence(old) != _essence(goal):
                 if (journal.position() or Position(0, 0, 0)).done:
@@ -218,9 +214,8 @@ class DiskFilling:
         """Write a pack down and index it as it arrives; when it breaks off, keep its whole objects."""
         with self._guard():
             object_format = self._object_format()
-            if not self._journal.begun():
-                self._stage.ensure(object_format)
-                self._journal.directory.mkdir(exist_ok=True)
+            self._journal.complete_ending()
+            self._ensure(object_format, graph=graph)
             self._salvage(object_format)
             git, directory = self._destination(graph=graph)
             path = self._journal.directory / _SPOOLS[graph]
@@ -241,6 +236,7 @@ class DiskFilling:
                         pack.close()  # whoever sends it need not go on
             if error is None and not stopped:
                 self._forget(path)
+                self._journal.tidy()
                 return Taken(spool.received, announced, announced, complete=True)
             taken = self._keep_prefix(path, object_format, scan=scan if stopped else None, graph=graph)
             return replace(taken, error=error, stopped=stopped)
@@ -250,7 +246,9 @@ class DiskFilling:
         with self._guard():
             if not self._journal.directory.is_dir():
                 return None
-            return self._salvage(self._object_format())
+            taken = self._salvage(self._object_format())
+            self._journal.tidy()
+            return taken
 
     def _object_format(self) -> ObjectFormat:
         goal = self._journal.goal() if self._journal.begun() else None
@@ -292,15 +290,14 @@ class DiskFilling:
         """Index a pack, durably, and note that it came; return its name."""
         said = git.feed(["index-pack", "--stdin", "--fix-thin"], chunks, timeout=_RECEIVE_SECONDS)
         name = f"pack-{said.split()[-1].decode('ascii')}"
-        if note and self._journal.begun():
-            self._note(name, graph=graph)
-        elif note:
-            sync_directory(self._layout.stage_packs)  # one pack that is all there is to fetch needs no journal
+        if note:
+            self._note(name, graph=graph, partial=False)
         return name
 
-    def _note(self, name: str, *, graph: bool) -> None:
+    def _note(self, name: str, *, graph: bool, partial: bool) -> None:
+        """Make a pack's name durable and note that it came; one that is all there is to fetch needs no journal."""
         sync_directory(self._destination(graph=graph)[1] / "pack")
-        if not graph:
+        if not graph and (partial or self._journal.begun()):
             self._journal.note_packs([name])
 
     def _keep_prefix(self, path: Path, object_format: ObjectFormat, *, scan: PackScan | None, graph: bool) -> Taken:
@@ -326,7 +323,7 @@ class DiskFilling:
                 good, kept = attempt, name
             attempt = (good + bad) // 2
         if kept:
-            self._note(kept, graph=graph)
+            self._note(kept, graph=graph, partial=True)
         received = path.stat().st_size
         self._forget(path)
         return Taken(received, good, found.announced, complete=False, cut_size=found.cut_size)
@@ -361,7 +358,7 @@ class DiskFilling:
             return size
 
     # -- the graph
-    def gap(self, *, wants: int, haves: int) -> Gap | None:
+    def gap(self, *, wants: int, haves: int, strict: bool = False) -> Gap | None:
         """Return what is missing of the commits that the goal reaches."""
         with self._guard():
             goal = self._goal()
@@ -371,6 +368,9 @@ class DiskFilling:
             holes, parents = self._holes(
                 self._graph_git, [self._graph, self._layout.stage], targets.commits, without=goal.boundary
             )
+            if not strict:
+                beside = {parent for lacked in holes.shallow.values() for parent in lacked}
+                parents = [*parents, *sorted(beside.difference(parents))]
             wanted = parents or sorted(targets.absent)
             return Gap(wanted[:wants], sorted(holes.shallow), _heads(holes, targets, goal, limit=haves))
 
@@ -575,6 +575,14 @@ class DiskFilling:
     @property
     def _order(self) -> Path:
         return self._journal.directory / ORDER
+
+    def _ensure(self, object_format: ObjectFormat, *, graph: bool) -> None:
+        """Make what is absent of the places where packs go."""
+        self._stage.ensure(object_format)
+        make_directories(self._journal.directory)
+        if graph and not (self._graph / "HEAD").is_file():
+            remove_tree(self._graph)
+            make_bare(self._graph, object_format, alternates=_BORROWED)
 
     def _goal(self) -> Goal:
         goal = self._journal.goal() if self._journal.begun() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -108,6 +109,16 @@ class Journal:
         sync_directory(gone.parent)
         remove_tree(gone)
 
+    def tidy(self) -> None:
+        """Remove the directory when nothing is in it."""
+        with contextlib.suppress(OSError):
+            self.directory.rmdir()
+
+    def _holds_objects(self) -> bool:
+        """Tell whether something came before a goal was written down."""
+        graph = self.directory / GRAPH / "objects" / "pack"
+        return bool(self.packs() or whole_packs(graph) or any(self.directory.glob("*.pack.part")))
+
     def sweep(self) -> list[str]:
         """Remove what a crash left that nothing can go on from; return the names."""
         removed = [_GONE] if remove_tree(self._layout.stage / _GONE) else []
@@ -115,7 +126,7 @@ class Journal:
             return removed
         if self.complete_ending():
             return [*removed, self.directory.name]
-        if self.goal() is None and not any(self.directory.glob("*.pack.part")):
+        if self.goal() is None and not self._holds_objects():
             self.clear()
             return [*removed, self.directory.name]
         for path in sorted(self.directory.glob("tmp_*")):

@@ -218,6 +218,42 @@ class FillingContract:
         assert taken is not None
         assert taken.objects > 0
 
+    def test_a_pack_needs_no_beginning(self, scene):
+        commits = scene.chain(10)
+        filling = self.fill(scene)
+        pack = scene.pack([commits[-1]])
+        taken = filling.take(breaking_off(pack[: len(pack) // 2]), max_bytes=PLENTY)
+        assert 0 < taken.objects < taken.announced
+        assert filling.salvage() is None
+        with pytest.raises(KeyError):
+            filling.take(breaking_off(pack[:-100], KeyError("ours")), max_bytes=PLENTY)
+        scene.repository.recover()
+        taken = filling.salvage()
+        assert taken is not None
+        assert taken.objects > 0
+        assert not filling.begun()
+        assert filling.take([pack], max_bytes=PLENTY).complete
+        filling.begin(goal_of(scene, commits[-1]))
+        assert filling.lacking(None, limit=10) == []
+        filling.finish()
+        self.check_whole(scene, commits[-1])
+
+    def test_a_whole_pack_before_any_beginning_is_staged_like_any_other(self, scene):
+        tip = scene.chain(2)[-1]
+        filling = self.fill(scene)
+        assert filling.take([scene.pack([tip])], max_bytes=PLENTY).complete
+        assert not filling.begun()
+        self.check_whole(scene, tip)
+        assert scene.repository.stage_is_empty()
+
+    def test_commits_for_the_graph_need_no_beginning(self, scene):
+        commits = scene.chain(3)
+        filling = self.fill(scene)
+        taken = filling.take(breaking_off(scene.pack([commits[-1]])), graph=True, until_trees=True, max_bytes=PLENTY)
+        assert (taken.stopped, taken.objects) == (True, 3)
+        filling.begin(goal_of(scene, commits[-1]))
+        assert filling.gap(wants=10, haves=10) is None
+
     # -- the graph
     def test_without_anything_here_the_tips_are_wanted(self, scene):
         commits = scene.chain(3)
