@@ -48,7 +48,7 @@ def test_codes_put_together_at_run_time_are_written_out_elsewhere() -> None:
         for path in (ROOT / "mirror_sync").rglob("*.py")
         for prefix in _MADE.findall(path.read_text(encoding="utf-8"))
     }
-    assert makers == {("mirror_sync/actions/bring.py", "MS-L")}, "write the codes out, or add them here and below"
+    assert makers == {("mirror_sync/actions/board.py", "MS-L")}, "write the codes out, or add them here and below"
     assert {"MS-L404", "MS-L410"} <= raised()
 
 
