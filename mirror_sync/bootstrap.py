@@ -28,7 +28,7 @@ from mirror_sync.clock import SystemClock
 from mirror_sync.config import SecretFile, Settings, UpstreamRule
 from mirror_sync.config.environment import environment_proxy
 from mirror_sync.domain.budget import LinkRules, Urgency
-from mirror_sync.domain.names import MirrorName, UpstreamUrl, parse_upstream_url
+from mirror_sync.domain.names import MirrorName, UpstreamUrl, parse_repository_url, parse_upstream_url
 from mirror_sync.domain.runs import Delivery, Lease, Mirror, RunReport
 from mirror_sync.errors import MirrorSyncError, StorageFailed, StorageForeign
 from mirror_sync.ports import (
@@ -505,7 +505,7 @@ def clone_world(
     def open_lfs(server: str, credential: Credential | None) -> Upstream | None:
         try:
             parts = urlsplit(server)
-            address = parse_upstream_url(f"{parts.scheme}://{parts.netloc}/lfs")
+            address = parse_repository_url(f"{parts.scheme}://{parts.netloc}/lfs")
         except (MirrorSyncError, ValueError):
             return None
         rule = roads.to(address, credential) if address.netloc == url.netloc else roads.to_stranger(address.netloc)
@@ -539,9 +539,9 @@ def clone_world(
 def _rewritten(settings: OwnersSettings, url: str) -> UpstreamUrl:
     """Return where the owner's git would fetch ``url`` from, when that is a way that is spoken here."""
     try:
-        return parse_upstream_url(settings.rewritten(url))
+        return parse_repository_url(settings.rewritten(url))
     except MirrorSyncError:
-        return parse_upstream_url(url)
+        return parse_repository_url(url)
 
 
 class _Keys:

@@ -18,7 +18,7 @@ from mirror_sync.cli import codes
 from mirror_sync.cli.opening import told
 from mirror_sync.cli.options import Command
 from mirror_sync.cli.output import Output
-from mirror_sync.domain.names import MirrorName, parse_upstream_url, printable, refname_fault
+from mirror_sync.domain.names import MirrorName, parse_repository_url, printable, refname_fault
 from mirror_sync.domain.progress import Progress
 from mirror_sync.domain.runs import Lease, RunReport, Step
 from mirror_sync.errors import AddressRefused, Interrupted, UsageError
@@ -138,19 +138,19 @@ def _tell(out: Output, order: CloneOrder, target: Path, report: CloneReport) -> 
 
 
 def _checked(url: str) -> MirrorName:
-    """Return the name of what ``url`` leads to; raises what :func:`parse_upstream_url` does, with remedies for here."""
+    """Return the name of what ``url`` leads to; raises what :func:`parse_repository_url` does, with remedies for here."""
     if "@" in urlsplit(url).netloc and "://" in url and urlsplit(url).scheme in ("http", "https"):
         raise AddressRefused(
             "a URL with a user name or password is not taken",
             why="it would stand in the list of processes and in the clone's configuration",
             remedy="leave it out; give --token-file FILE, or let git's credential helper know it",
         )
-    return parse_upstream_url(url).name
+    return parse_repository_url(url).name
 
 
 def humanish(url: str, *, bare: bool) -> str:
     """Return the directory that git would choose for ``url``."""
-    last = parse_upstream_url(url).path.removesuffix(".git").rpartition("/")[2]
+    last = parse_repository_url(url).path.removesuffix(".git").rpartition("/")[2]
     return f"{last}.git" if bare else last
 
 

@@ -122,9 +122,24 @@ class UpstreamUrl:
 
 
 def parse_upstream_url(text: str) -> UpstreamUrl:
+    """Return the checked URL of a repository that may be mirrored.
+
+    What :func:`parse_repository_url` raises, and the same for hosts and paths that cannot
+    be part of a mirror's name.
+    """
+    url = parse_repository_url(text)
+    check_path(url.path.removesuffix(".git"))
+    if url.host in RESERVED_FIRST_SEGMENTS:
+        raise AddressRefused(
+            f"a host named {url.host!r} cannot be mirrored: the first path segment is the product's own"
+        )
+    return url
+
+
+def parse_repository_url(text: str) -> UpstreamUrl:
     """Return the checked URL.
 
-    This is the one parser of upstream URLs.  Only ``https`` and ``http`` pass here;
+    This is the one parser of repository URLs.  Only ``https`` and ``http`` pass here;
     whether plain http or a private address is allowed is policy, decided later.
     Raises :class:`AddressRefused` for what is never allowed (other schemes, user
     information, control bytes, a leading dash) and :class:`UsageError` for what is
@@ -159,7 +174,8 @@ def parse_upstream_url(text: str) -> UpstreamUrl:
     if parts.query or parts.fragment or "?" in text or "#" in text:
         raise UsageError(f"{printable(text)!r} has a query or fragment; give the repository's address alone")
     path = _decode_path(parts.path, text)
-    check_path(path.removesuffix(".git"))
+    if not path or {"", ".", ".."} & set(path.split("/")[1:]):
+        raise UsageError("a repository URL has a path, such as /owner/name")
     host = _check_host(host, text)
     return UpstreamUrl(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], path)
 
@@ -195,8 +211,6 @@ def _check_host(host: str, text: str) -> str:
     host = host.rstrip(".")
     if not _HOST.match(host) or len(host) > 253:
         raise UsageError(f"{printable(host)!r} is no host name")
-    if host in RESERVED_FIRST_SEGMENTS:
-        raise AddressRefused(f"a host named {host!r} cannot be mirrored: the first path segment is the product's own")
     return host
 
 

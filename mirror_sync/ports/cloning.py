@@ -100,7 +100,7 @@ class ClonePlace(Protocol):
         """Let the owner's git make a clone of what was published, anew at each call; raises :class:`GitFailed`."""
 
     def pointers(self, tip: GitOid) -> list[PointerBlob]:
-        """Return the pointers in the tree of ``tip``."""
+        """Return the pointers in the tree of ``tip``, less those that git-lfs is told to leave out."""
 
     def lfs_program(self) -> str:
         """Return the version of the installed git-lfs, or an empty string."""

@@ -26,15 +26,14 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from mirror_sync.domain.names import GitOid, RefName, is_git_oid, is_lfs_oid, printable, ref_bytes
 from mirror_sync.domain.pointers import MAX_POINTER_BYTES, MIN_POINTER_BYTES, Pointer, PointerBlob, parse_pointer
 from mirror_sync.errors import Conflict, GitFailed, LeaseLost, MirrorSyncError, StorageFailed
 from mirror_sync.ports import Clock, CloneOrder, CloneReport, Credential, Draft, Standing
-from mirror_sync.repos.child import read_lines
 from mirror_sync.repos.files import remove_file, remove_tree, replace_file, storage_errors, sync_directory, sync_file
 from mirror_sync.repos.git import Git, config_of_variables, no_descriptors
 from mirror_sync.repos.layout import Layout
@@ -47,6 +46,9 @@ RECORD: Final = "clone.json"
 NEW: Final = "new"
 MADE: Final = "made"
 LFS: Final = "lfs"
+EMPTY: Final = "empty"
+PATTERNS: Final = "patterns"
+_PIECE: Final = 256 * 1024
 
 RESERVE_BYTES: Final = 64 * 2**20
 """Stays free on a person's disk while bytes arrive; a mirror keeps more."""
@@ -339,22 +341,45 @@ class CloneDirectory:
         return GitOid(answer) if is_git_oid(answer) else None
 
     def pointers(self, tip: GitOid) -> list[PointerBlob]:
-        """Return the pointers in the tree of ``tip``."""
+        """Return the pointers in the tree of ``tip``, less those that git-lfs is told to leave out."""
         git = Git(self._layout.store, descriptors=self._lock.descriptors)
-        blobs: dict[GitOid, None] = {}
-        with git.stream(["ls-tree", "-r", "-l", "--full-tree", tip]) as child:
-            for line in read_lines(child.stdout):
-                fields = line.split(b"\t", 1)[0].split()
-                regular = len(fields) == 4 and fields[0] in (b"100644", b"100755", b"100664")
+        blobs: dict[GitOid, list[bytes]] = {}
+        with git.stream(["ls-tree", "-r", "-l", "-z", "--full-tree", tip]) as child:
+            for entry in _records(child.stdout):
+                about, _, path = entry.partition(b"\t")
+                fields = about.split()
+                regular = len(fields) == 4 and fields[0].startswith(b"100")
                 if regular and fields[3].isdigit() and MIN_POINTER_BYTES <= int(fields[3]) <= MAX_POINTER_BYTES:
-                    blobs[GitOid(fields[2].decode("ascii"))] = None
+                    blobs.setdefault(GitOid(fields[2].decode("ascii")), []).append(path)
         found: list[PointerBlob] = []
         with ObjectReader(git) as reader:
             for oid, _, content in reader.read(blobs, limit=MAX_POINTER_BYTES):
                 pointer = parse_pointer(content) if content is not None else None
                 if pointer is not None and pointer.size > 0:
                     found.append(PointerBlob(oid, pointer))
-        return found
+        left_out = self._left_out(tip, [path for item in found for path in blobs[item.blob]])
+        return [item for item in found if not left_out.issuperset(blobs[item.blob])]
+
+    def _left_out(self, tip: GitOid, paths: Collection[bytes]) -> set[bytes]:
+        """Return those of ``paths`` that ``lfs.fetchinclude`` and ``lfs.fetchexclude`` leave out."""
+        include, exclude = (self._named(tip, f"lfs.fetch{kind}") for kind in ("include", "exclude"))
+        chosen = self._matching(include, paths) if include else set(paths)
+        return set(paths) - (chosen - (self._matching(exclude, paths) if exclude else set()))
+
+    def _matching(self, patterns: str, paths: Collection[bytes]) -> set[bytes]:
+        """Return those of ``paths`` that match one of ``patterns``, which are written as in a ``.gitignore``."""
+        empty, listed = self.work / EMPTY, self.work / PATTERNS
+        empty.mkdir(exist_ok=True)
+        listed.write_text("\n".join(part.strip() for part in patterns.split(",")) + "\n", errors="surrogateescape")
+        git = Git(
+            self._layout.store,
+            descriptors=self._lock.descriptors,
+            config={"core.excludesFile": str(listed)},
+            environment={"GIT_WORK_TREE": str(empty)},
+        )
+        asked = b"".join(path + b"\0" for path in paths)
+        answer = git.run(["check-ignore", "--no-index", "-z", "--stdin"], stdin=asked, ok=(0, 1))
+        return set(answer.split(b"\0")) - {b""}
 
     # ------------------------------------------------------------ git-lfs
 
@@ -367,17 +392,20 @@ class CloneDirectory:
 
     def lfs_url(self, tip: GitOid) -> str:
         """Return the LFS server that is named somewhere, as git-lfs looks for it."""
-        own = self._owners(self.work, GIT_DIR=str(self._inner(self.work / NEW)))
-        remote = own.run(["remote"]).decode("utf-8", "surrogateescape").split("\n")[0]
+        remote = self._drafted().run(["remote"]).decode("utf-8", "surrogateescape").split("\n")[0]
+        return self._named(tip, "lfs.url") or self._named(tip, f"remote.{remote}.lfsurl")
+
+    def _named(self, tip: GitOid, name: str) -> str:
+        """Return a setting of git-lfs: the owner's, or what the tip's ``.lfsconfig`` says."""
+        own = self._drafted().setting("--get", name)
+        if own:
+            return own
         inside = Git(self._layout.store, descriptors=self._lock.descriptors)
-        for name in ("lfs.url", f"remote.{remote}.lfsurl"):
-            found = own.setting(name)
-            if not found:
-                answer = inside.run(["config", "--blob", f"{tip}:.lfsconfig", name], ok=(0, 1, 128, 255))
-                found = answer.decode("utf-8", "replace").rstrip("\n")
-            if found:
-                return found
-        return ""
+        answer = inside.run(["config", "--blob", f"{tip}:.lfsconfig", "--get", name], ok=(0, 1, 128, 255))
+        return answer.decode("utf-8", "replace").rstrip("\n")
+
+    def _drafted(self) -> OwnersGit:
+        return self._owners(self.work, GIT_DIR=str(self._inner(self.work / NEW)))
 
     def lfs_present(self, pointers: Iterable[Pointer]) -> set[Pointer]:
         """Return those that git-lfs has already where it will look for them."""
@@ -564,6 +592,14 @@ def _names(directory: Path) -> set[str]:
 
 def _shown(path: object) -> str:
     return printable(os.fsdecode(path)) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
+
+
+def _records(stream: IO[bytes]) -> Iterator[bytes]:
+    """Yield what a NUL ends, read in large pieces."""
+    rest = b""
+    while data := stream.read(_PIECE):
+        *whole, rest = (rest + data).split(b"\0")
+        yield from whole
 
 
 def _shelf(media: Path, oid: str) -> Path:

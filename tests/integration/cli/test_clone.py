@@ -13,7 +13,7 @@ import pytest
 from mirror_sync.cli import codes
 from tests.support.cloning import by_git, call, git, picture
 from tests.support.tools import require
-from tests.support.upstream import GitUpstream, UpstreamRepo, make_authority
+from tests.support.upstream import GitUpstream, UpstreamRepo, make_authority, pointer_text
 
 LARGE = bytes(range(256)) * 4096
 
@@ -396,6 +396,26 @@ def test_an_lfs_server_that_is_not_to_be_trusted_costs_the_files_and_not_the_clo
     assert "left as" in capfd.readouterr().err
     assert git(tmp_path / "ours", "status", "--porcelain") == ""
     assert (tmp_path / "ours" / "weights.bin").read_text().startswith("version")
+
+
+def test_what_git_lfs_is_told_to_leave_out_is_left_out(
+    up: GitUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    git(tmp_path, "lfs", "install", "--skip-repo")
+    repo = up.create("acme/model")
+    config = "[lfs]\n\tfetchinclude = keep, *.deep\n\tfetchexclude = keep/not/**\n"
+    files = {"keep/a.bin": b"a", "keep/not/b.bin": b"b", "c.bin": b"c", "src/d.deep": b"d", "src/a.bin": b"a"}
+    files = {path: content * 200 for path, content in files.items()}
+    repo.commit({".lfsconfig": config, ".gitattributes": "*.bin filter=lfs\n*.deep filter=lfs\n"}, lfs={})
+    repo.commit({path: pointer_text(*repo.lfs.put(content)) for path, content in files.items()})
+    assert call("clone", repo.url, tmp_path / "ours") == codes.DONE
+    assert len(up.seen("GET .*/lfs/")) == 2
+    by_git(repo.url, tmp_path / "theirs", lfs=False)
+    assert (tmp_path / "ours" / "keep" / "a.bin").read_bytes() == b"a" * 200
+    assert (tmp_path / "ours" / "keep" / "not" / "b.bin").read_text().startswith("version")
+    assert (tmp_path / "theirs" / "keep" / "a.bin").read_bytes() == b"a" * 200
+    assert picture(tmp_path / "ours", but=("index",)) == picture(tmp_path / "theirs", but=("index",))
 
 
 def test_lfs_objects_go_where_lfs_storage_says_and_those_there_are_not_fetched_again(

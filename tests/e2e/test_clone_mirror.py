@@ -1,0 +1,67 @@
+"""The command against a mirror of ours, as one who clones from it would use it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.cloning import by_git, picture
+from tests.support.daemon import Daemon
+from tests.support.tools import require
+from tests.support.upstream import GitUpstream
+
+
+def test_a_clone_from_a_mirror_killed_on_the_way_is_the_one_that_git_makes(tmp_path: Path) -> None:
+    require("git-lfs")
+    noise = random.Random(3)
+    with GitUpstream(tmp_path / "up") as up, Daemon(tmp_path / "mirror") as daemon:
+        repo = up.create("acme/model")
+        for number in range(5):
+            repo.commit({f"part{number}": noise.randbytes(200_000)})
+        repo.commit({"README": "hello\n"}, lfs={"weights.bin": noise.randbytes(5_000_000)})
+        repo.tag("v1", message="one")
+        daemon.start(repo.url)
+        name = daemon.name(repo.url)
+        assert daemon.sync(name) == 0
+        up.stop()
+        url, ours = daemon.url(name), tmp_path / "ours"
+        command = [sys.executable, "-m", "mirror_sync", "clone", url, str(ours)]
+        first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+        assert first.stderr is not None
+        for line in first.stderr:
+            if b"bringing" in line:
+                break
+        os.killpg(first.pid, signal.SIGKILL)
+        first.communicate()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == f"cloned into {ours}\n"
+        by_git(url, tmp_path / "theirs")
+        assert picture(ours) == picture(tmp_path / "theirs")
+
+
+def test_interrupted_by_hand_it_says_so_and_goes_on_the_next_time(tmp_path: Path) -> None:
+    require("git-lfs")
+    with GitUpstream(tmp_path / "up") as up:
+        repo = up.create("acme/model")
+        repo.commit({"README": "hello\n"}, lfs={"weights.bin": random.Random(4).randbytes(4_000_000)})
+        up.fault("GET .*/lfs/", times=None, drip=(16 << 10, 0.05))
+        command = [sys.executable, "-m", "mirror_sync", "clone", repo.url, str(tmp_path / "ours")]
+        first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert first.stderr is not None
+        for line in first.stderr:
+            if b"LFS objects" in line:
+                break
+        first.send_signal(signal.SIGINT)
+        _, said = first.communicate(timeout=60)
+        assert first.returncode == 130
+        assert b"run the same command again" in said
+        assert b"Traceback" not in said
+        up.heal()
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+        by_git(repo.url, tmp_path / "theirs")
+        assert picture(tmp_path / "ours") == picture(tmp_path / "theirs")
