@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
+import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,8 +14,11 @@ import pytest
 from mirror_sync.domain.names import GitOid
 from mirror_sync.domain.refs import ObjectFormat, RefSnapshot
 from mirror_sync.ports import PublishRequest
-from tests.contract.filling_contract import FillingContract
+from mirror_sync.ports.filling import Gap, Goal
+from mirror_sync.repos.filling import DiskFilling
+from tests.contract.filling_contract import FillingContract, breaking_off
 from tests.support.disk_mirror import MAIN, PLENTY, DiskMirror
+from tests.support.kill_at import killed_at, steps_of
 
 
 class DiskScene:
@@ -91,3 +98,159 @@ class TestFilling(FillingContract):
         with made.repository.lock():
             made.repository.create(made.object_format)
             yield made
+
+
+@pytest.fixture
+def scene(tmp_path) -> DiskScene:
+    made = DiskScene(tmp_path, ObjectFormat.SHA1)
+    made.mirror.create()
+    return made
+
+
+def text_history(scene: DiskScene, commits: int) -> list[GitOid]:
+    """Make a history with deltas, merges and an annotated tag; return the tips, the tag last."""
+    text = [b"line %d of a text that makes deltas\n" % number for number in range(80)]
+    chance = random.Random(commits)
+    made: list[GitOid] = []
+    for number in range(commits):
+        text[chance.randrange(80)] = b"edit %d\n" % number
+        side = [made[-3]] if number % 5 == 4 else []
+        files = {"text": b"".join(text), "dir/other": b"".join(text[:20]), "n": b"%d\n" % number}
+        made.append(scene.commit(parents=[*made[-1:], *side], files=files))
+    return [made[-1], made[-4], scene.tag("v1", made[3])]
+
+
+class Filler:
+    """A small engine whose upstream breaks off every third pack, so that every way of going on is used."""
+
+    def __init__(self, scene: DiskScene, tips: Sequence[GitOid], *, boundary: Sequence[GitOid] = ()) -> None:
+        self.scene = scene
+        peeled = {tips[-1]: GitOid(scene.mirror.history.git("rev-parse", f"{tips[-1]}^{{}}").decode().strip())}
+        self.goal = Goal(scene.object_format, tips, boundary, peeled)
+        self.asked = 0
+
+    def run(self) -> None:
+        """Fill, finish and promote, from wherever an earlier run was killed."""
+        repository = self.scene.mirror.open()
+        with repository.lock():
+            repository.recover()
+            filling = repository.filling()
+            if filling.begun() or repository.missing(self.goal.tips):
+                self.fill(filling)
+            assert repository.inspect(self.goal.tips).bad == {}
+            repository.promote(self.goal.tips)
+
+    def fill(self, filling: DiskFilling) -> None:
+        history = self.scene.mirror.history
+        filling.begin(self.goal)
+        filling.salvage()
+        while (gap := filling.gap(wants=100, haves=100)) is not None:
+            assert self.asked < 200, gap
+            filling.take(self.sent(history.pack_of(self.behind(gap))), graph=True, max_bytes=PLENTY)
+        filling.freeze()
+        while (stretch := filling.stretch(3)) is not None:
+            if filling.take(self.sent(history.pack(stretch.wants, haves=stretch.haves)), max_bytes=PLENTY).complete:
+                filling.advance(stretch)
+                continue
+            filling.copy_commits(stretch)
+            while lacking := filling.lacking(stretch, limit=5):
+                filling.take(self.sent(history.pack_of(lacking)), max_bytes=PLENTY)
+            filling.advance(stretch)
+        while lacking := filling.lacking(None, limit=100):
+            filling.take(self.sent(history.pack_of(lacking)), max_bytes=PLENTY)
+        filling.finish()
+
+    def behind(self, gap: Gap) -> list[str]:
+        """Return the commits that an upstream sends a shallow client that says this."""
+        shallow = self.scene.mirror.directory / "shallow"
+        shallow.write_bytes(_lines(gap.shallow, []))
+        return (
+            subprocess.run(
+                ["git", f"--git-dir={self.scene.mirror.history.directory}", "rev-list", "--stdin"],
+                env={**os.environ, "GIT_SHALLOW_FILE": str(shallow)},
+                input=_lines(gap.wants, gap.haves),
+                check=True,
+                stdout=subprocess.PIPE,
+            )
+            .stdout.decode()
+            .split()
+        )
+
+    def sent(self, pack: bytes) -> Iterator[bytes]:
+        self.asked += 1
+        if self.asked % 3 == 1:
+            return breaking_off(pack[: len(pack) * 2 // 3], piece=500)
+        return iter([pack])
+
+    def check(self) -> None:
+        """Fail unless all is in the store and nothing of the filling is left."""
+        mirror = self.scene.mirror
+        repository = mirror.open()
+        with repository.lock():
+            assert not repository.filling().begun()
+            repository.discard_stage()
+            assert repository.missing(self.scene.reached(self.goal.tips)) == set()
+        store = str(mirror.repository.layout.store)
+        subprocess.run(["git", f"--git-dir={store}", "fsck", "--full", "--strict", "--no-dangling"], check=True)
+        repository = mirror.open()
+        with repository.lock():
+            repository.recover()
+        assert mirror.loose_ends() == []
+
+
+def _lines(tips: Sequence[str], without: Sequence[str]) -> bytes:
+    return "".join([*(f"{oid}\n" for oid in tips), *(f"^{oid}\n" for oid in without)]).encode()
+
+
+def test_a_filling_over_a_link_that_breaks_off_every_third_pack(scene):
+    filler = Filler(scene, text_history(scene, 20))
+    filler.run()
+    filler.check()
+
+
+def test_killed_before_any_step_it_goes_on(scene, tmp_path):
+    """Some steps are picked; with MIRROR_SYNC_EVERY_POINT set, all of them."""
+    filler = Filler(scene, text_history(scene, 12))
+    twin = fork_of(filler, tmp_path / "steps")
+    steps = steps_of(twin.run, tmp_path / "log")
+    total = len([step for step in steps if step[0] != "pwrite"])
+    assert total > 150
+    every = range(1, total + 1)
+    points = every if os.environ.get("MIRROR_SYNC_EVERY_POINT") else random.Random(total).sample(every, 16)
+    for point in points:
+        twin = fork_of(filler, tmp_path / f"at-{point}")
+        assert killed_at(point, twin.run), point
+        twin.scene.mirror.wait_until_free()
+        twin.run()
+        twin.check()
+        shutil.rmtree(twin.scene.mirror.directory)
+
+
+def test_killed_again_and_again_it_comes_to_its_end_and_never_goes_back(scene, tmp_path):
+    chance = random.Random(8)
+    filler = Filler(scene, text_history(scene, 15))
+    reached = (0, 0)
+    kills = 0
+    while killed_at(chance.randrange(40, 90), filler.run):
+        kills += 1
+        assert kills < 60
+        scene.mirror.wait_until_free()
+        filling = scene.mirror.open().filling()
+        if filling.frozen():
+            assert filling.place() >= reached
+            reached = filling.place()
+        filler.asked = kills
+    assert kills > 3
+    filler.check()
+
+
+def fork_of(filler: Filler, directory: Path) -> Filler:
+    """Return the same filler over a copy of its mirror."""
+    scene = object.__new__(DiskScene)
+    scene.__dict__.update(filler.scene.__dict__)
+    scene.mirror = filler.scene.mirror.copy(directory)
+    scene.repository = scene.mirror.repository
+    twin = object.__new__(Filler)
+    twin.__dict__.update(filler.__dict__)
+    twin.scene = scene
+    return twin
