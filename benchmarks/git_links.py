@@ -37,14 +37,17 @@ MOST_WALL = 1.25
 KILL_EVERY = (2.0, 5.0)
 SECONDS = 3600.0
 PARTS = ("cuts", "small", "latency", "kills")
+CLONED = ("refs/heads/", "refs/tags/")
+"""What ``git clone --bare`` brings, and so ours."""
 
 
 class Bench:
     """One upstream, one work directory, and the ways to cross."""
 
-    def __init__(self, work: Path, port: int) -> None:
+    def __init__(self, work: Path, port: int, *, by: str) -> None:
         self.work = work
         self.port = port
+        self.by = by
         self.judges: dict[str, Judge] = {}
         self.ideals: dict[str, int] = {}
 
@@ -58,7 +61,9 @@ class Bench:
                 self.ideals[name] = link.count().down
                 said(f"{name}: a plain clone is {self.ideals[name] / 1e6:.0f} MB and takes {seconds:.1f} s")
             removed(self.work / "ideal")
-            self.judges[name] = Judge.of(self.work / "up" / "repositories" / f"{name}.git")
+            self.judges[name] = Judge.of(
+                self.work / "up" / "repositories" / f"{name}.git", *(CLONED if self.by == "clone" else ())
+            )
         return self.ideals[name]
 
     def series(
@@ -82,25 +87,24 @@ class Bench:
                     series.plain_done += plain_clone(url, self.work / "plain") is not None
                     said(f"git clone --mirror, seed {seed}: gave up after {delta(before, link.count()) / 1e6:.0f} MB")
                     removed(self.work / "plain")
-                series.cross(seed, link, lambda url=url, seed=seed: self._mirror(name, url, seed, kill_every))
-            removed(self.work / "mirror")
+                series.cross(seed, link, lambda url=url, seed=seed: self._cross(name, url, seed, kill_every))
+            removed(self.work / "copy")
         return series
 
-    def _mirror(
+    def _cross(
         self, name: str, url: str, seed: int, kill_every: tuple[float, float] | None
     ) -> tuple[float, int, float, str]:
-        directory = self.work / "mirror"
+        directory = self.work / "copy"
+        clone = [sys.executable, "-m", "mirror_sync", "clone", "--quiet", "--bare", url, str(directory)]
         done = carried(
-            mirror_command(directory, url, "--no-lfs"),
-            log=self.work / "mirror.log",
-            seconds=SECONDS,
-            kill_every=kill_every,
-            seed=seed,
-        )
-        return done.seconds, done.kills, done.peak_megabytes, self.judges[name].fault(view_of(directory, url))
+            mirror_command(directory, url, "--no-lfs") if self.by == "mirror" else lambda _: clone,
+            log=self.work / "copy.log", seconds=SECONDS, kill_every=kill_every, seed=seed,
+        )  # fmt: skip
+        made = view_of(directory, url) if self.by == "mirror" else directory
+        return done.seconds, done.kills, done.peak_megabytes, self.judges[name].fault(made)
 
 
-def main() -> int:
+def main(by: str = "mirror") -> int:
     told = options(
         __doc__,
         (("--seeds",), {"type": int, "default": 20}),
@@ -135,11 +139,11 @@ def main() -> int:
             stem = Path(source)
             names[f"text{number}"] = "text " + (stem.parent.name if stem.name in {"repo", "repo.git"} else stem.name)
         with served(work / "up") as port:
-            bench = Bench(work, port)
+            bench = Bench(work, port, by=by)
             for name, called in names.items():
                 figures += crossings(bench, name, called, told, parts)
     return conclude(
-        "git_links", figures, told, seeds=told.seeds, few=told.few, cut_mib=[size / MEBIBYTE for size in told.cut],
+        "git_links" if by == "mirror" else "clone_links", figures, told, seeds=told.seeds, few=told.few, cut_mib=[size / MEBIBYTE for size in told.cut],
         small_cut_mib=[size / MEBIBYTE for size in told.small_cut], rate_mib=told.rate, round_trip=told.round_trip,
         kill_every=KILL_EVERY, bitmap=told.bitmap,
     )  # fmt: skip

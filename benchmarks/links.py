@@ -66,14 +66,16 @@ class Judge:
 
     refs: dict[str, str]
     said: list[str]
+    prefixes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, repository: Path) -> Judge:
-        return cls(refs_of(repository), fsck(repository))
+    def of(cls, repository: Path, *prefixes: str) -> Judge:
+        """Return what upstream has of the refs whose names begin so, without any of all."""
+        return cls(refs_of(repository, *prefixes), fsck(repository), prefixes)
 
     def fault(self, copied: Path) -> str:
         """Return what is wrong with a copy, or an empty string."""
-        if refs_of(copied) != self.refs:
+        if refs_of(copied, *self.prefixes) != self.refs:
             return "its refs are not upstream's"
         said = fsck(copied)
         return "" if said == self.said else f"git fsck says {said[:3]} of it and {self.said[:3]} of upstream"
