@@ -68,6 +68,9 @@ class Source:
         self.asking = 0
         """Batch requests under way."""
         self.legs = 0
+        """Requests for bytes under way."""
+        self.tries = 0
+        """Requests for bytes so far."""
         self.rate: float | None = None
         """Bytes per second of one connection."""
         self.delay = 0.0

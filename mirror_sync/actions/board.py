@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from mirror_sync.actions.batches import LIMITED_SECONDS, SETTLED, Granted, Source
 from mirror_sync.actions.budget import Budget, Place, Share
 from mirror_sync.actions.course import Course
-from mirror_sync.actions.wanted import Brought, End, Leg, State, Wanted
+from mirror_sync.actions.wanted import Brought, Dispute, Doubt, End, Leg, State, Wanted
 from mirror_sync.domain.names import LfsOid, printable
-from mirror_sync.domain.parts import Part, add
+from mirror_sync.domain.parts import Part, add, merge
 from mirror_sync.domain.pointers import Pointer
 from mirror_sync.errors import (
     AddressRefused,
     Interrupted,
     MirrorSyncError,
+    ObjectCorrupt,
     ObjectMissingUpstream,
     Preempted,
     RateLimited,
@@ -145,6 +146,9 @@ class Board:
         self._rules = rules
         self._order = [Wanted(pointer, place) for place, pointer in enumerate(todo)]
         self._left = len(self._order)
+        for source in sources:
+            if not source.first and budget.distrusts(source.host):
+                source.dead = UpstreamInvalid(f"{source.host} sent wrong bytes a while ago")
         self._looks = deque(wanted for wanted in self._order if not wanted.size or wanted.pointer.oid in begun)
         self._begun: list[tuple[int, Wanted]] = []
         """A heap of objects that may begin, first in order first."""
@@ -172,7 +176,7 @@ class Board:
                 task = (
                     self._look()
                     or self._ask(now)
-                    or self._part(hand, now)
+                    or self._part(hand)
                     or self._begin(hand, now)
                     or self._split(hand, now)
                 )
@@ -205,8 +209,12 @@ class Board:
             now, wall = clock.monotonic(), clock.now()
             live = [source for source in self._sources if source.dead is None]
             waits = [at - now for at, _, _ in self._later]
-            waits += [wanted.retry_at - now for wanted in self._open]
-            waits += [wanted.retry_at - now for source in live for wanted in self._renewing[source.number]]
+            waits += [wanted.begins_at() - now for wanted in self._open]
+            waits += [
+                wanted.retry_at.get(source.number, 0.0) - now
+                for source in live
+                for wanted in self._renewing[source.number]
+            ]
             waits += [source.retry_at - now for source in live]
             waits = [wait for wait in waits if wait > 0]
             rests = [(self._rests_until(source) - wall, source.number, source) for source in live]
@@ -232,7 +240,8 @@ class Board:
             if source.dead is not None or now < source.retry_at or source.ask_after > self.course.clock.now():
                 continue
             renewing = self._renewing[source.number]
-            group = [wanted for wanted in renewing if now >= wanted.retry_at][: self._rules.batch]
+            group = [wanted for wanted in renewing if now >= wanted.retry_at.get(source.number, 0.0)]
+            group = group[: self._rules.batch]
             if group:
                 self._renewing[source.number] = [wanted for wanted in renewing if wanted not in group]
                 source.asking += 1
@@ -243,7 +252,7 @@ class Board:
                 if source.asked - begun <= ahead:
                     group = self._order[source.asked : source.asked + self._rules.batch]
                     source.asked += len(group)
-                    group = [wanted for wanted in group if wanted.state in (State.WAITING, State.OPENING)]
+                    group = [wanted for wanted in group if wanted.state in (State.WAITING, State.OPENING, State.OPEN)]
                     if group:
                         source.asking += 1
                         return Ask(source, group)
@@ -357,8 +366,9 @@ class Board:
         if wanted.granted:
             if wanted.state is State.WAITING and not wanted.queued:
                 wanted.queued = True
-                if wanted.retry_at > self.course.clock.monotonic():
-                    heapq.heappush(self._later, (wanted.retry_at, wanted.place, wanted))
+                begins_at = wanted.begins_at()
+                if begins_at > self.course.clock.monotonic():
+                    heapq.heappush(self._later, (begins_at, wanted.place, wanted))
                 else:
                     heapq.heappush(self._begun, (wanted.place, wanted))
             return
@@ -395,19 +405,23 @@ class Board:
         ]
         if len(usable) < 2:
             return usable
+        if wanted.doubt is not None and usable[0].first:
+            return usable[:1]
 
-        def promise(source: Source) -> tuple[float, int]:
+        def promise(source: Source) -> tuple[float, int, int]:
             if source.rate is None:  # worth one try; until that has told something, no other
-                return (float("-inf") if source.legs == 0 else 0.0, source.number)
-            return (-source.rate, source.number)
+                return (float("-inf") if source.legs == 0 else 0.0, source.tries, source.number)
+            return (-source.rate, source.tries, source.number)
 
         return sorted(usable, key=promise)
 
     def _connect(self, hand: Hand, wanted: Wanted) -> Source | None:
         """Choose a source that this hand may ask for bytes of ``wanted`` now, and give the hand its place."""
-        wall = self.course.clock.now()
+        now, wall = self.course.clock.monotonic(), self.course.clock.now()
         for source in self._ranked(wanted):
             granted = wanted.granted[source.number]
+            if now < wanted.retry_at.get(source.number, 0.0):
+                continue
             if not granted.usable(wall) and self.course.open:
                 self.renew(wanted, source)
                 continue
@@ -415,19 +429,18 @@ class Board:
                 continue
             if hand.place is not None and hand.place.host == granted.host:
                 return source
-            place = self.budget.take(self.share, granted.host)
+            place = self.budget.take(self.share, granted.host, instead=hand.place)
             if place is not None:
-                self.free(hand)
                 hand.place = place
                 return source
         return None
 
-    def _part(self, hand: Hand, now: float) -> Leg | None:
+    def _part(self, hand: Hand) -> Leg | None:
         """Choose a part of an object that is under way."""
         for wanted in self._open:
-            if wanted.state is State.OPEN and wanted.gaps and now >= wanted.retry_at:
-                if wanted.retry_at and not self.course.open:
-                    continue
+            if wanted.state is State.OPEN and wanted.gaps:
+                if wanted.failures and not self.course.open:
+                    continue  # nothing is begun again
                 leg = self.part_of(wanted, hand)
                 if leg is not None:
                     return leg
@@ -457,8 +470,10 @@ class Board:
             asked_end=part[1], at=part[0], last_at=now,
         )  # fmt: skip
         leg.granted.tried = True
+        leg.compares = wanted.doubt is not None
         wanted.legs.append(leg)
         source.legs += 1
+        source.tries += 1
         return leg
 
     def _length(self, wanted: Wanted, source: Source) -> int:
@@ -489,7 +504,9 @@ class Board:
                 continue
             source = self._connect(hand, wanted)
             if source is None:
-                if wanted.granted:
+                if (begins_at := wanted.begins_at()) > now:
+                    heapq.heappush(self._later, (begins_at, wanted.place, wanted))
+                elif wanted.granted:
                     passed.append(entry)
                 else:
                     wanted.queued = False  # it comes back with its fresh action
@@ -506,7 +523,7 @@ class Board:
         slowest: Leg | None = None
         longest = SPLIT_SECONDS
         for wanted in self._open:
-            if wanted.state is not State.OPEN or now < wanted.retry_at:
+            if wanted.state is not State.OPEN:
                 continue
             for leg in wanted.legs:
                 seconds = self._seconds_left(leg, now)
@@ -570,7 +587,7 @@ class Board:
                 text = f"another run has been fetching this object for more than {seconds:.0f} s"
                 self.end(wanted, Brought(End.FAILED, code, text))
                 return
-            wanted.retry_at = now + BUSY_POLL_SECONDS
+            wanted.busy_until = now + BUSY_POLL_SECONDS
             self._consider(wanted)
 
     def claim(self, leg: Leg, size: int) -> int:
@@ -597,18 +614,15 @@ class Board:
         with self.changed:
             leg.writing = False
 
-    def widen(self, leg: Leg, until: int) -> None:
-        """Let a leg whose server sends more than was asked for take it, as far as nobody else does."""
+    def ignored(self, leg: Leg) -> None:
+        """Let a leg whose server ignored the range take what it sends, as far as nobody else does, and ask for no other."""
         with self.changed:
             wanted = leg.wanted
+            wanted.strange[leg.source.number] = STRANGE_ANSWERS
             for gap in wanted.gaps:
                 if gap[0] == leg.end:
-                    leg.end = min(gap[1], until)
-                    wanted.gaps = [
-                        *(other for other in wanted.gaps if other != gap),
-                        *([(leg.end, gap[1])] if leg.end < gap[1] else []),
-                    ]
-                    wanted.gaps.sort()
+                    leg.end = gap[1]
+                    wanted.gaps = [other for other in wanted.gaps if other != gap]
                     return
 
     def alone(self, leg: Leg) -> bool:
@@ -622,7 +636,7 @@ class Board:
             self._measured(leg)
             leg.wanted.give_back(leg)
             leg.wanted.failures.pop(leg.source.number, None)
-            leg.wanted.retry_at = 0.0
+            leg.wanted.retry_at.pop(leg.source.number, None)
             return self._checks(leg.wanted)
 
     def whole(self, wanted: Wanted) -> bool:
@@ -652,7 +666,8 @@ class Board:
         """Take note that a leg broke; tell whether the object is complete all the same and this hand checks it."""
         with self.changed:
             wanted = leg.wanted
-            ours = leg in wanted.legs  # else its range was taken over, and what became of it matters little
+            # When its range was taken over, what became of it matters little.
+            ours = leg in wanted.legs and (leg.left > 0 or isinstance(error, (StorageFull, StorageFailed)))
             leg.writing = False
             got = leg.at - leg.start
             asked = leg.asked_end - leg.start
@@ -678,7 +693,7 @@ class Board:
         elif progress and not isinstance(error, UpstreamRefused):
             self.course.cut()
             wanted.failures.pop(source.number, None)
-            wanted.retry_at = 0.0
+            wanted.retry_at.pop(source.number, None)
         else:
             self._in_vain(leg, error)
 
@@ -722,7 +737,7 @@ class Board:
         wanted.failed_at = now
         times = wanted.failures[source.number] = wanted.failures.get(source.number, 0) + 1
         if times < self._rules.attempts:
-            wanted.retry_at = now + self.course.backoff(times)
+            wanted.retry_at[source.number] = now + self.course.backoff(times)
             return
         wanted.lacking[source.number] = Brought(End.FAILED, error.code, str(error))
         wanted.granted.pop(source.number, None)
@@ -744,12 +759,112 @@ class Board:
         group, self._ready = self._ready[:WAVE], self._ready[WAVE:]
         return Promote(group)
 
-    def again(self, wanted: Wanted) -> None:
-        """Fetch an object from its beginning once more: what came was wrong."""
+    # -- wrong bytes
+
+    def again(self, wanted: Wanted, origins: Sequence[tuple[int, int, str]], *, actual: str) -> bool:
+        """Fetch an object of one piece once more; ``False`` when there is no point in it.
+
+        There is none once the upstream itself has said the same wrong thing twice.
+        """
         with self.changed:
+            first = self._sources[0]
+            hosts = {source for _, _, source in origins}
+            strangers = [source for source in self._sources if not source.first and source.host in hosts]
+            for source in strangers:
+                wanted.lacking[source.number] = Brought(End.FAILED, ObjectCorrupt.code, "it sent wrong bytes")
+                wanted.granted.pop(source.number, None)
+                wanted.blamed.add(source.host)
+            if hosts <= {first.host}:
+                if actual in wanted.wrong or len(wanted.wrong) + 1 >= self._rules.wrong:
+                    return False
+                wanted.wrong.append(actual)
             wanted.state = State.OPEN
-            wanted.gaps = [(0, wanted.size)] if wanted.size else []
-            self.changed.notify_all()
+            wanted.gaps = [(0, wanted.size)]
+            self._seek(wanted)
+            return True
+
+    def _seek(self, wanted: Wanted) -> None:
+        """Let an object that is open be asked for, where its turn to be asked for has passed."""
+        for source in self._sources:
+            passed = wanted.place < source.asked and source.dead is None
+            if passed and source.number not in wanted.granted and source.number not in wanted.lacking:
+                self.renew(wanted, source)
+        if wanted not in self._open:
+            self._open.append(wanted)
+        self._consider(wanted)
+        self.changed.notify_all()
+
+    def doubt(self, wanted: Wanted, origins: Sequence[tuple[int, int, str]]) -> bool:
+        """Look once more at parts of an object; ``False`` when there is no point in it."""
+        with self.changed:
+            doubt = wanted.doubt
+            if doubt is None:
+                strangers = merge((start, end) for start, end, source in origins if source != self._sources[0].host)
+                doubt = wanted.doubt = Doubt(round=0 if strangers else 1)
+                wanted.gaps = strangers or [(0, wanted.size)]
+            elif doubt.rest:
+                wanted.gaps, doubt.rest = doubt.rest, []
+            elif doubt.round and (not doubt.differing or doubt.round >= self._rules.wrong):
+                return False
+            else:
+                wanted.doubt = Doubt(round=doubt.round + 1)
+                wanted.gaps = [(0, wanted.size)]
+            wanted.state = State.OPEN
+            self._seek(wanted)
+            return True
+
+    def in_parts(self, wanted: Wanted) -> bool:
+        """Tell whether an object is too large to be fetched as one piece again."""
+        return wanted.size > WHOLE_BYTES
+
+    def disputed(self, leg: Leg, dispute: Dispute) -> None:
+        """Take note that a piece came differently the second time."""
+        with self.changed:
+            leg.disputes.append(dispute)
+
+    def replaced(self, leg: Leg, source: str) -> None:
+        """Take note that bytes which ``source`` had sent were replaced."""
+        with self.changed:
+            leg.wanted.blamed.add(source)
+
+    def differed(self, leg: Leg) -> None:
+        """Take note of a piece that was not the same, and verify the object early now and then: it may be right already."""
+        with self.changed:
+            wanted, doubt = leg.wanted, leg.wanted.doubt
+            if doubt is None:
+                return
+            doubt.differing += 1
+            if doubt.differing >= doubt.check_at:
+                doubt.check_at *= 2
+                doubt.rest = merge([*doubt.rest, *wanted.gaps, *((other.at, other.end) for other in wanted.legs)])
+                wanted.gaps = []
+                for other in wanted.legs:
+                    other.end = other.at
+
+    def settled(self, leg: Leg, dispute: Dispute) -> None:
+        """Take note that a dispute is decided."""
+        with self.changed:
+            leg.disputes.remove(dispute)
+
+    def undecided(self, leg: Leg) -> None:
+        """Look once more at the pieces that nobody could decide about."""
+        with self.changed:
+            for dispute in leg.disputes:
+                leg.wanted.gaps = add(leg.wanted.gaps, (dispute.start, dispute.end))
+            leg.disputes = []
+
+    def arrived(self, wanted: Wanted) -> None:
+        """Do without accelerators whose bytes had to be replaced in an object that is right now."""
+        with self.changed:
+            for source in self._sources:
+                if source.host not in wanted.blamed or source.first:
+                    continue
+                self.course.telemetry.event(
+                    "lfs_source_lied", mirror=self.course.mirror, host=source.host, oid=wanted.pointer.oid
+                )
+                self.budget.distrust(source.host)
+                if source.dead is None:
+                    self._lost(source, UpstreamInvalid(f"{source.host} sent wrong bytes of an LFS object"))
 
     def unfinished(self) -> list[Wanted]:
         """Return the objects that are held and have not ended."""

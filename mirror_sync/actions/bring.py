@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mirror_sync.actions.board import Ask, Begin, Board, Hand, Look, Promote, Rules, Task
 from mirror_sync.actions.budget import Advice
 from mirror_sync.actions.course import Course
-from mirror_sync.actions.wanted import Brought, End, Leg, Wanted
+from mirror_sync.actions.wanted import Brought, Dispute, End, Leg, Wanted
 from mirror_sync.domain.names import RefName
 from mirror_sync.domain.parts import Part, count
 from mirror_sync.errors import (
@@ -25,6 +25,9 @@ from mirror_sync.ports import LfsBody, ObjectStore
 
 TOGETHER_BYTES = 4 << 20
 """Objects up to this size are promoted together with others."""
+
+MOST_DISPUTES = 64
+"""With more of them in one request the second answer is taken as it is, and the next look tells."""
 
 PASS_OVER_BYTES = 1 << 20
 """So much of what is here already may come again before another answer is tried."""
@@ -159,12 +162,17 @@ class Bringer:
 
     def _fetch(self, leg: Leg) -> None:
         wanted, board = leg.wanted, self.board
+        broken: MirrorSyncError | None = None
         try:
             self._stream(leg)
         except MirrorSyncError as error:
-            complete = board.failed(leg, error)
-        else:
-            complete = board.read(leg)
+            broken = error
+        try:
+            self._decide(leg)
+        except MirrorSyncError as error:
+            board.undecided(leg)
+            broken = broken or error
+        complete = board.read(leg) if broken is None else board.failed(leg, broken)
         if complete:
             self._check(wanted)
         elif board.over(wanted):
@@ -186,9 +194,7 @@ class Bringer:
 
     def _keep(self, leg: Leg, body: LfsBody) -> None:
         """Write what comes, as far as it is this leg's; raises when it falls short."""
-        course, board, wanted = self.course, self.board, leg.wanted
-        incomplete = wanted.incomplete
-        assert incomplete is not None
+        course, board = self.course, self.board
         if body.start > leg.start:
             raise UpstreamInvalid(
                 "upstream's LFS server answered with another range",
@@ -199,7 +205,7 @@ class Bringer:
             # here, unless somebody else is fetching the rest, and take what follows too.
             if leg.start - body.start > PASS_OVER_BYTES and not board.alone(leg):
                 raise UpstreamInvalid("upstream's LFS server ignored the range asked for")
-            board.widen(leg, wanted.size)
+            board.ignored(leg)
         position, first = body.start, True
         for chunk in body.chunks():
             if course.over:
@@ -207,27 +213,90 @@ class Bringer:
             if first:
                 leg.source.answered(course.clock.monotonic() - leg.began_at)
                 first = False
-            skip = max(0, min(len(chunk), leg.at - position))
-            take = board.claim(leg, len(chunk) - skip)
-            if take:
-                data = chunk if take == len(chunk) else chunk[skip : skip + take]
-                try:
-                    incomplete.write(position + skip, data, source=leg.source.host)
-                finally:
-                    board.wrote(leg)
+            take = self._take(leg, chunk, position)
             position += len(chunk)
             advice = board.budget.came(leg.place, len(chunk))
             if advice is Advice.MORE:
                 board.rouse()
             elif advice is Advice.LEAVE:
                 board.shorten(leg)
-            course.came(received=len(chunk), kept=take)
+            course.came(received=len(chunk), kept=0 if leg.compares else take)
             if position > leg.end or (position >= leg.end and leg.end < leg.asked_end):
                 break  # the rest is somebody else's; leaving it unread drops the connection
         if board.budget.came(leg.place, 0, answers=1) is Advice.MORE:
             board.rouse()
         if leg.left:
             raise UpstreamUnavailable("the stream ended early", why=f"at byte {leg.at} of {leg.end}")
+
+    def _take(self, leg: Leg, chunk: bytes, position: int) -> int:
+        """Write what of a chunk, whose first byte is the one at ``position``, is this leg's; return how much."""
+        board, incomplete, at = self.board, leg.wanted.incomplete, leg.at
+        assert incomplete is not None
+        if position + len(chunk) > leg.asked_end == leg.end:
+            board.ignored(leg)
+        skip = max(0, min(len(chunk), at - position))
+        take = board.claim(leg, len(chunk) - skip)
+        if take:
+            data = chunk if take == len(chunk) else chunk[skip : skip + take]
+            try:
+                if leg.compares:
+                    self._compare(leg, at, data)
+                else:
+                    incomplete.write(at, data, source=leg.source.host)
+            finally:
+                board.wrote(leg)
+        return take
+
+    # -- wrong bytes
+
+    def _compare(self, leg: Leg, at: int, data: bytes) -> None:
+        """Compare what came now with what is here; what differs is disputed, or the upstream's word holds."""
+        incomplete, board = leg.wanted.incomplete, self.board
+        assert incomplete is not None
+        end = at + len(data)
+        if incomplete.read(at, end) == data:
+            return
+        whose = next((source for _, last, source in incomplete.origins() if at < last), "")
+        trusted = leg.source.first and whose != leg.source.host
+        if trusted or len(leg.disputes) >= MOST_DISPUTES:
+            incomplete.write(at, data, source=leg.source.host)
+            board.replaced(leg, whose)
+            board.differed(leg)
+        else:
+            board.disputed(leg, Dispute(at, end))
+
+    def _decide(self, leg: Leg) -> None:
+        """Ask a third time for every disputed piece of a leg, and let two of three decide."""
+        incomplete = leg.wanted.incomplete
+        assert incomplete is not None
+        for dispute in list(leg.disputes):
+            third = self._fetch_piece(leg, dispute)
+            if third != incomplete.read(dispute.start, dispute.end):
+                # As the second answer, or unlike both: then it is no worse than they are.
+                incomplete.write(dispute.start, third, source=leg.source.host)
+            self.board.differed(leg)
+            self.board.settled(leg, dispute)
+
+    def _fetch_piece(self, leg: Leg, dispute: Dispute) -> bytes:
+        action = leg.granted.answer.action
+        assert action is not None
+        body = leg.source.upstream.open_object(leg.wanted.pointer, action, start=dispute.start, end=dispute.end)
+        data, size = bytearray(), dispute.end - dispute.start
+        try:
+            if body.start != dispute.start:
+                raise UpstreamInvalid("upstream's LFS server answered with another range")
+            for chunk in body.chunks():
+                if self.course.over:
+                    raise Interrupted
+                data += chunk
+                self.course.came(received=len(chunk), kept=0)
+                if len(data) >= size:
+                    break
+        finally:
+            body.close()
+        if len(data) < size:
+            raise UpstreamUnavailable("the stream ended early", why=f"{len(data)} of {size} bytes are here")
+        return bytes(data[:size])
 
     # -- the end
 
@@ -246,7 +315,12 @@ class Bringer:
         except MirrorSyncError as error:
             self._storage_failed(wanted, error)
         else:
-            self._end(wanted, Brought(End.ARRIVED))
+            self._arrived(wanted)
+
+    def _arrived(self, wanted: Wanted) -> None:
+        self._end(wanted, Brought(End.ARRIVED))
+        if wanted.blamed:
+            self.board.arrived(wanted)
 
     def _promote(self, group: Sequence[Wanted]) -> None:
         incompletes = [wanted.incomplete for wanted in group if wanted.incomplete is not None]
@@ -257,22 +331,34 @@ class Bringer:
                 self._storage_failed(wanted, error)
             return
         for wanted in group:
-            self._end(wanted, Brought(End.ARRIVED))
+            self._arrived(wanted)
 
     def _corrupt(self, wanted: Wanted, error: ObjectCorrupt) -> None:
-        wanted.wrong_times += 1
-        self.course.lost(wanted.size)
-        self.course.telemetry.event(
-            "lfs_object_corrupt",
-            mirror=self.course.mirror,
-            oid=wanted.pointer.oid,
-            actual=error.actual,
-            attempt=wanted.wrong_times,
-        )
-        assert wanted.incomplete is not None
-        wanted.incomplete.restart()
-        if wanted.wrong_times < self.rules.wrong:
-            self.board.again(wanted)
+        """Fetch again what is wrong, or give up when that is what the upstream has."""
+        incomplete = wanted.incomplete
+        assert incomplete is not None
+        if wanted.doubt is None or not wanted.doubt.rest:  # else it was only looked in between
+            wanted.wrong_times += 1
+            self.course.telemetry.event(
+                "lfs_object_corrupt",
+                mirror=self.course.mirror,
+                oid=wanted.pointer.oid,
+                actual=error.actual,
+                attempt=wanted.wrong_times,
+            )
+        origins = incomplete.origins()
+        try:
+            if self.board.in_parts(wanted):
+                if self.board.doubt(wanted, origins):
+                    return
+                incomplete.restart()
+            else:
+                incomplete.restart()
+                self.course.lost(wanted.size)
+                if self.board.again(wanted, origins, actual=error.actual):
+                    return
+        except MirrorSyncError as failure:
+            self._storage_failed(wanted, failure)
             return
-        text = f"upstream sent wrong bytes {wanted.wrong_times} times: their SHA-256 is {error.actual}"
+        text = f"upstream sends wrong bytes, the same each time: their SHA-256 is {error.actual}"
         self._end(wanted, Brought(End.FAILED, error.code, text))

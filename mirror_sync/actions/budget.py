@@ -33,6 +33,7 @@ LAST_PROBE_SECONDS = 30.0
 SHY_SECONDS = 5.0
 IDLE_SECONDS = 30.0
 HUNGER_SECONDS = 1.0
+DISTRUST_SECONDS = 3600.0
 
 
 class Window:
@@ -190,6 +191,7 @@ class Budget:
         self._clock = clock
         self._hosts: dict[str, _Host] = {}
         self._shares: set[Share] = set()
+        self._distrusted: dict[str, float] = {}
         self._used = 0
         self._guard = threading.Lock()
 
@@ -209,8 +211,11 @@ class Budget:
 
     # -- places
 
-    def take(self, share: Share, host: str) -> Place | None:
-        """Return a place, or ``None`` when there is none for this transfer now."""
+    def take(self, share: Share, host: str, *, instead: Place | None = None) -> Place | None:
+        """Return a place, or ``None`` when there is none for this transfer now.
+
+        ``instead`` names a place at another host that is given back for it.
+        """
         now = self._clock.monotonic()
         with self._guard:
             known = self._hosts.setdefault(host, _Host())
@@ -218,26 +223,19 @@ class Budget:
                 return None
             most = min(known.window.size, self._most(host))
             if (
-                self._used >= self.connections
+                self._used - (instead is not None) >= self.connections
                 or known.used >= most
                 or share.held.get(host, 0) >= self._fair(share, host, most, now)
             ):
                 share.hungry_at[host] = now
                 return None
-            self._used += 1
-            known.used += 1
-            share.held[host] = share.held.get(host, 0) + 1
-            share.hungry_at.pop(host, None)
-            return Place(share, host)
-
-    def move(self, place: Place, host: str) -> None:
-        """Make it a place for another host, whatever that one's window says: bytes turned out to come from there."""
-        with self._guard:
-            self._stay(place)
-            self._count(place, -1)
-            place.host = host
-            self._hosts.setdefault(host, _Host())
+            if instead is not None:
+                self._stay(instead)
+                self._count(instead, -1)
+            place = Place(share, host)
             self._count(place, +1)
+            share.hungry_at.pop(host, None)
+            return place
 
     def keep(self, place: Place) -> bool:
         """Tell whether the place may be used once more."""
@@ -316,6 +314,16 @@ class Budget:
         with self._guard:
             known = self._hosts.get(host)
             return known.rests_until if known is not None else 0.0
+
+    def distrust(self, host: str) -> None:
+        """Note that a host sent wrong bytes: no transfer need try it for a while."""
+        with self._guard:
+            self._distrusted[host] = self._clock.monotonic() + DISTRUST_SECONDS
+
+    def distrusts(self, host: str) -> bool:
+        """Tell whether a host sent wrong bytes a while ago."""
+        with self._guard:
+            return self._clock.monotonic() < self._distrusted.get(host, float("-inf"))
 
     def window(self, host: str) -> int:
         """Return how many connections a host is given now."""

@@ -45,6 +45,31 @@ class State(StrEnum):
     ENDED = "ended"
 
 
+@dataclass(slots=True)
+class Doubt:
+    """A whole object whose bytes are wrong, while it is found out which and whose they are.
+
+    Parts are fetched once more and compared with what is here.  In round 0 those that
+    came from elsewhere are asked of the upstream, in later ones all of them.
+    """
+
+    round: int
+    differing: int = 0
+    """Pieces of this round that were not the same the second time."""
+    check_at: int = 1
+    """At so many of them the object is verified in between."""
+    rest: list[Part] = field(default_factory=list)
+    """What is left of the round while it is verified in between."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """A piece that came differently the second time: a third answer decides."""
+
+    start: int
+    end: int
+
+
 @dataclass(eq=False, slots=True)
 class Leg:
     """One request for a range of one object; ``end`` may move towards ``at`` while it runs."""
@@ -63,6 +88,9 @@ class Leg:
     last_at: float = 0.0
     """When bytes came last."""
     writing: bool = False
+    compares: bool = False
+    """Whether what comes is compared with what is here."""
+    disputes: list[Dispute] = field(default_factory=list)
 
     @property
     def left(self) -> int:
@@ -97,12 +125,18 @@ class Wanted:
     strange: dict[int, int] = field(default_factory=dict)
     """Answers to a range that were not that range, by source."""
     failed_at: float = float("-inf")
-    retry_at: float = 0.0
+    retry_at: dict[int, float] = field(default_factory=dict)
+    """When sources that failed may be tried again, in monotonic seconds."""
+    busy_until: float = 0.0
+    """When it is looked again whether another run still fetches it."""
     queued: bool = False
     busy_since: float | None = None
-    wrong: dict[str, set[str]] = field(default_factory=dict)
-    """Whole wrong objects: the digests by source."""
+    doubt: Doubt | None = None
+    wrong: list[str] = field(default_factory=list)
+    """The SHA-256 of everything wrong that came as one piece from the upstream alone."""
     wrong_times: int = 0
+    blamed: set[str] = field(default_factory=set)
+    """Hosts whose bytes were replaced; liars, should the object turn out right."""
 
     @property
     def size(self) -> int:
@@ -114,6 +148,10 @@ class Wanted:
         """Bytes that are missing and that nobody fetches."""
         return count(self.gaps)
 
+    def begins_at(self) -> float:
+        """Return when one of the sources that have it may be tried, in monotonic seconds."""
+        return max(self.busy_until, min((self.retry_at.get(number, 0.0) for number in self.granted), default=0.0))
+
     def give_back(self, leg: Leg) -> None:
         """Let others fetch what a leg did not."""
         if leg in self.legs:
@@ -124,4 +162,8 @@ class Wanted:
     @property
     def complete(self) -> bool:
         """Whether every byte is written."""
-        return self.state is State.OPEN and not self.gaps and not any(leg.left or leg.writing for leg in self.legs)
+        return (
+            self.state is State.OPEN
+            and not self.gaps
+            and not any(leg.left or leg.writing or leg.disputes for leg in self.legs)
+        )

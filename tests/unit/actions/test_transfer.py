@@ -7,6 +7,7 @@ from collections import deque
 
 import pytest
 
+from mirror_sync.actions.budget import Budget
 from mirror_sync.actions.transfer import TransferLimits, transfer
 from mirror_sync.domain.names import LfsOid, MirrorName
 from mirror_sync.domain.pointers import EMPTY_OID, Pointer
@@ -410,23 +411,246 @@ def test_a_huge_object_is_asked_for_in_pieces(scene, monkeypatch):
 # ---------------------------------------------------------------- wrong bytes
 
 
-def test_wrong_bytes_are_thrown_away_and_fetched_again(scene):
-    pointer = scene.upstream.put(BIG, Fault(flip=True), Fault(flip=True))
+def flipped(data, *places):
+    wrong = bytearray(data)
+    for place in places:
+        wrong[place] ^= 0x10
+    return bytes(wrong)
+
+
+def test_a_wrong_small_object_is_fetched_again(scene):
+    pointer = scene.upstream.put(BIG, Fault(flip=True))
     report = scene.run(pointer)
     scene.whole(report, pointer)
-    assert [entry[1]["attempt"] for entry in scene.telemetry.named("lfs_object_corrupt")] == [1, 2]
-    assert scene.asked(pointer) == [(0, len(BIG))] * 3
+    assert [entry[1]["attempt"] for entry in scene.telemetry.named("lfs_object_corrupt")] == [1]
+    assert scene.asked(pointer) == [(0, len(BIG))] * 2
 
 
-def test_bytes_wrong_three_times_are_given_up(scene):
+def test_what_upstream_says_twice_is_what_it_has(scene):
     pointer, good = scene.upstream.put(b"data", *[Fault(flip=True)] * 9), scene.upstream.put(b"good one")
     report = scene.run(pointer, good)
     assert report.arrived == {good.oid}
     code, text = report.failed[pointer.oid]
     assert code == "MS-L422"
     assert hashlib.sha256(bytes(byte ^ 0xFF for byte in b"data")).hexdigest() in text
-    assert len(scene.asked(pointer)) == 3
+    assert len(scene.asked(pointer)) == 2
     assert pointer.oid not in scene.objects.parts
+
+
+def test_a_small_object_that_is_wrong_in_another_way_each_time_is_given_up(scene):
+    pointer = scene.upstream.put(BIG)
+    answers = iter([flipped(BIG, place) for place in range(9)])
+    lie(scene.upstream, lambda data: next(answers))
+    report = scene.run(pointer)
+    assert report.failed[pointer.oid][0] == "MS-L422"
+    assert len(scene.asked(pointer)) == 3
+
+
+def lie(upstream, change):
+    """Let every download of an upstream be of changed bytes."""
+    open_object = upstream.open_object
+
+    def changed(pointer, action, *, start, end):
+        true = upstream.lfs[pointer.oid]
+        upstream.lfs[pointer.oid] = change(true)
+        try:
+            return open_object(pointer, action, start=start, end=end)
+        finally:
+            upstream.lfs[pointer.oid] = true
+
+    upstream.open_object = changed
+
+
+@pytest.fixture
+def in_parts(monkeypatch):
+    """Objects count as large from 200 KiB on, and their parts are of 200 KiB."""
+    monkeypatch.setattr("mirror_sync.actions.board.WHOLE_BYTES", 200 * KIB)
+    monkeypatch.setattr("mirror_sync.actions.board.FIRST_PART", 200 * KIB)
+    monkeypatch.setattr("mirror_sync.actions.board.MOST_PART", 200 * KIB)
+    monkeypatch.setattr("mirror_sync.actions.board.LEAST_PART", 50 * KIB)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_a_flipped_bit_is_found_by_fetching_parts_again(scene):
+    pointer = scene.upstream.put(BIG)
+    first = iter([flipped(BIG, 450 * KIB)])
+    lie(scene.upstream, lambda data: next(first) if len(scene.upstream.opened) == 2 else data)
+    report = scene.run(pointer)
+    scene.whole(report, pointer)
+    assert len(scene.asked(pointer)) == 5 + 3 + 1, "up to the part that was wrong, and a third answer about one piece"
+    assert scene.asked(pointer)[-1] == (400 * KIB, 500 * KIB)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_a_link_that_flips_a_bit_in_every_answer_still_brings_the_object(scene):
+    pointer = scene.upstream.put(BIG)
+    chance = random.Random(5)
+    lie(scene.upstream, lambda data: flipped(data, chance.randrange(len(data))))
+    scene.whole(scene.run(pointer), pointer)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_a_large_object_that_upstream_has_wrong_is_looked_at_twice(scene):
+    pointer = scene.upstream.put(BIG)
+    lie(scene.upstream, lambda data: flipped(data, 5, 900 * KIB))
+    report = scene.run(pointer)
+    assert report.failed[pointer.oid][0] == "MS-L422"
+    assert hashlib.sha256(flipped(BIG, 5, 900 * KIB)).hexdigest() in report.failed[pointer.oid][1]
+    assert len(scene.asked(pointer)) == 10
+    assert pointer.oid not in scene.objects.parts
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_the_doubt_survives_a_stop(scene):
+    pointer = scene.upstream.put(BIG)
+    lie(scene.upstream, lambda data: flipped(data, 900 * KIB) if len(scene.upstream.opened) < 5 else data)
+    scene.clock.on_sleep = None
+    scene.upstream.faults[pointer.oid].extend([Fault()] * 5 + [Fault(before_piece=lambda _: scene.stop.set())])
+    assert isinstance(scene.run(pointer).error, Interrupted)
+    assert not scene.objects.has(pointer)
+    scene.stop.clear()
+    scene.whole(scene.run(pointer), pointer)
+
+
+# ---------------------------------------------------------------- nearer places
+
+
+def nearer(scene, name="near.example", *, data=None):
+    """Another place that has what the upstream has, or ``data``."""
+    place = ScriptedUpstream(scene.clock, url=f"https://{name}/acme/model", piece=100 * KIB)
+    place.lfs = dict(scene.upstream.lfs) if data is None else {pointer.oid: data for pointer in data}
+    scene.accelerators.append(place)
+    return place
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_parts_come_from_more_than_one_place(scene):
+    pointer = scene.upstream.put(BIG)
+    place = nearer(scene)
+    report = scene.run(pointer)
+    scene.whole(report, pointer)
+    assert scene.upstream.opened
+    assert place.opened
+    assert scene.upstream.sent + place.sent == len(BIG)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_the_faster_place_brings_the_rest(scene):
+    pointer = scene.upstream.put(BIG)
+    scene.upstream.faults[pointer.oid].extend([Fault(before_piece=lambda _: scene.clock.advance(0.5))] * 9)
+    place = nearer(scene)
+    place.faults[pointer.oid] = deque([Fault(before_piece=lambda _: scene.clock.advance(0.01))] * 9)
+    scene.whole(scene.run(pointer), pointer)
+    assert len(scene.upstream.opened) == 1
+    assert len(place.opened) >= 3
+
+
+def test_a_place_without_the_object_is_not_used_for_it(scene):
+    pointer, other = scene.upstream.put(BIG), scene.upstream.put(b"other")
+    place = nearer(scene)
+    del place.lfs[pointer.oid]
+    report = scene.run(pointer, other)
+    scene.whole(report, pointer, other)
+    assert all(oid == other.oid for oid, _, _ in place.opened)
+
+
+def test_a_place_that_fails_does_no_harm(scene):
+    pointers = [scene.upstream.put(bytes([number]) * 1000) for number in range(20)]
+    place = nearer(scene)
+    place.batch_errors.extend([UpstreamRefused("HTTP 401")] * 9)
+    scene.whole(scene.run(*pointers), *pointers)
+    assert place.opened == []
+    assert [entry[1]["host"] for entry in scene.telemetry.named("lfs_source_left")] == ["near.example"]
+
+
+def test_a_place_whose_downloads_fail_is_left_for_the_upstream(scene):
+    pointers = [scene.upstream.put(bytes([number]) * 1000) for number in range(20)]
+    place = nearer(scene)
+    for pointer in pointers:
+        place.faults[pointer.oid] = deque([Fault(error=UpstreamUnavailable("HTTP 503"))] * 99)
+    scene.whole(scene.run(*pointers), *pointers)
+
+
+def test_what_upstream_lacks_may_come_from_elsewhere(scene):
+    pointer = scene.upstream.put(BIG)
+    scene.upstream.refusals[pointer.oid] = (404, "lost it")
+    place = nearer(scene)
+    scene.whole(scene.run(pointer), pointer)
+    assert place.sent == len(BIG)
+
+
+def test_upstream_alone_says_what_is_missing(scene):
+    pointer, lost = scene.upstream.put(BIG), scene.upstream.put(b"lost")
+    place = nearer(scene, data={})
+    scene.upstream.refusals[lost.oid] = (404, "lost it")
+    place.refusals[pointer.oid] = (404, "never seen")
+    report = scene.run(pointer, lost)
+    assert report.arrived == {pointer.oid}
+    assert set(report.known_missing) == {lost.oid}
+    assert "lost it" in report.known_missing[lost.oid][1]
+
+
+def test_an_upstream_without_budget_is_helped_out(scene):
+    pointer = scene.upstream.put(BIG)
+    scene.upstream.batch_errors.append(UpstreamUnavailable("the LFS budget is used up", code="MS-L509"))
+    nearer(scene)
+    report = scene.run(pointer)
+    assert report.arrived == {pointer.oid}
+
+
+def test_credentials_stay_with_the_place_they_are_for(scene):
+    pointer = scene.upstream.put(BIG)
+    place = nearer(scene)
+    seen = []
+    for source in (scene.upstream, place):
+        open_object = source.open_object
+
+        def noting(pointer, action, *, start, end, source=source, open_object=open_object):
+            seen.append((source.host, action.href))
+            return open_object(pointer, action, start=start, end=end)
+
+        source.open_object = noting
+    scene.whole(scene.run(pointer), pointer)
+    assert seen
+    assert all(f"//{host}/" in href for host, href in seen)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_a_place_that_lies_is_found_out_reported_and_left(scene):
+    pointer = scene.upstream.put(BIG)
+    later = scene.upstream.put(BIG[::-1])
+    place = nearer(scene)
+    lie(place, lambda data: flipped(data, *range(0, len(data), 1000)))
+    report = scene.run(pointer, connections=1)
+    scene.whole(report, pointer)
+    assert [entry[1] for entry in scene.telemetry.named("lfs_source_lied")] == [
+        {"mirror": MIRROR, "host": "near.example", "oid": pointer.oid}
+    ]
+    assert scene.upstream.sent == len(BIG), "only what the other place had brought was asked for again"
+    assert later.oid not in report.arrived
+
+
+def test_a_small_lie_is_found_out_too(scene):
+    pointer = scene.upstream.put(BIG)
+    scene.upstream.refusals[pointer.oid] = (500, "later")
+    place = nearer(scene)
+    lie(place, lambda data: flipped(data, 77))
+    scene.clock.on_sleep = lambda _: scene.upstream.refusals.clear()
+    report = scene.run(pointer)
+    scene.whole(report, pointer)
+    assert len(scene.telemetry.named("lfs_source_lied")) == 1
+    assert len(place.opened) == 1
+
+
+def test_a_liar_is_not_asked_by_the_next_transfer_either(scene):
+    budget = Budget(4, clock=scene.clock)
+    pointer = scene.upstream.put(BIG)
+    scene.upstream.refusals[pointer.oid] = (404, "lost it")
+    place = nearer(scene)
+    lie(place, lambda data: flipped(data, 77))
+    report = scene.run(pointer, budget=budget)
+    assert set(report.known_missing) == {pointer.oid}
+    assert not scene.objects.has(pointer)
 
 
 def test_parts_whole_on_disk_are_promoted_without_asking(scene):
