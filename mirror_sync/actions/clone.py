@@ -289,7 +289,7 @@ def _bring_git(job: _Job, observation: Observation) -> None:
     boundary = sorted(set(published.snapshot.tips.values()))
     fresh = [tip for tip in wanted if tip not in set(boundary)]
     if fresh:
-        job.say(f"bringing {len(fresh)} tips")
+        job.say("bringing Git objects")
         _fetch(job, observation, fresh, boundary)
     bad = _inspect(job, wanted, tips)
     _check_chosen(job.order, observation, bad)

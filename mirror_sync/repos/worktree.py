@@ -472,7 +472,7 @@ class CloneDirectory:
         inner = self._inner(made)
         git = self._owners(
             self.directory,
-            config={"submodule.recurse": "false", "core.fsmonitor": "false"},
+            config={"submodule.recurse": "false", "core.fsmonitor": "false", **self._without_filter()},
             GIT_DIR=str(inner),
             GIT_WORK_TREE=str(self.directory),
         )
@@ -487,6 +487,12 @@ class CloneDirectory:
         if lfs and partial:
             git.run(["lfs", "checkout"], stop=stop, timeout=CHECKOUT_SECONDS)
         self._write_record({**(self._read_record() or {}), "checked_out": True})
+
+    def _without_filter(self) -> dict[str, str]:
+        """Return what keeps git from calling a git-lfs that it is set up for and that is not installed."""
+        if self.lfs_program():
+            return {}
+        return {"filter.lfs.process": "", "filter.lfs.smudge": "", "filter.lfs.required": "false"}
 
     def _place(self, made: Path) -> None:
         """Rename what git made into the git directory, HEAD last."""

@@ -185,12 +185,17 @@ def test_without_git_lfs_the_files_stay_pointers_and_it_says_what_to_install(
         (programs / name).symlink_to(found)
     by_git(repo.url, tmp_path / "theirs", lfs=False)
     up.forget()
+    own = tmp_path / "gitconfig"
+    git(tmp_path, "lfs", "install", "--skip-repo", GIT_CONFIG_GLOBAL=str(own))  # removed since
     with monkeypatch.context() as bare:
         bare.setenv("PATH", str(programs))
         assert call("clone", repo.url, tmp_path / "ours") == codes.PARTLY
+        bare.setenv("GIT_CONFIG_GLOBAL", str(own))
+        assert call("clone", repo.url, tmp_path / "removed") == codes.PARTLY
     assert "git-lfs is not installed" in capfd.readouterr().err
     assert up.seen("lfs") == []
     assert picture(tmp_path / "ours") == picture(tmp_path / "theirs")
+    assert picture(tmp_path / "removed") == picture(tmp_path / "theirs")
 
 
 def test_a_damaged_ref_is_told_and_left_out_and_the_others_come(

@@ -1,0 +1,47 @@
+"""What the clone command makes of its words."""
+
+from __future__ import annotations
+
+import pytest
+
+from mirror_sync.cli.clone import _PROXY, _checked, humanish
+from mirror_sync.errors import AddressRefused, MirrorSyncError
+
+
+@pytest.mark.parametrize(
+    ("url", "directory"),
+    [
+        ("https://github.com/acme/model", "model"),
+        ("https://github.com/acme/model.git", "model"),
+        ("https://github.com/acme/model.git/", "model"),
+        ("http://mirror:8080/127.0.0.1:41833/acme/model", "model"),
+        ("https://git.test/one", "one"),
+    ],
+)
+def test_the_directory_is_what_git_would_choose(url: str, directory: str) -> None:
+    assert humanish(url, bare=False) == directory
+    assert humanish(url, bare=True) == f"{directory}.git"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["git@github.com:acme/model", "ssh://github.com/acme/model", "acme/model", "https://git.test/", "https://git.test/a/../b",
+     "https://git.test/a?b", "-u", "https:///a", "file:///tmp/a"],
+)  # fmt: skip
+def test_what_is_no_address_here_is_refused_and_says_so(url: str) -> None:
+    with pytest.raises(MirrorSyncError):
+        _checked(url)
+
+
+def test_a_password_in_the_url_is_refused_and_never_repeated() -> None:
+    with pytest.raises(AddressRefused) as caught:
+        _checked("https://me:topsecret@git.test/acme/model")
+    assert "topsecret" not in f"{caught.value} {caught.value.remedy}"
+    assert "--token-file" in caught.value.remedy
+
+
+def test_a_proxy_is_an_address_without_a_password() -> None:
+    assert _PROXY.match("http://proxy.test:3128")
+    assert _PROXY.match("socks5h://127.0.0.1:1080")
+    for text in ("proxy.test:3128", "http://me:secret@proxy.test", "ftp://proxy.test", "http://a b"):
+        assert not _PROXY.match(text)
