@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from mirror_sync.domain.runs import Lease
+from mirror_sync.domain.runs import KeptTip, Lease
 from mirror_sync.errors import LeaseLost
 from mirror_sync.ports import Clock, GitRepository, Keep, StateStore, Telemetry
 
@@ -92,11 +92,8 @@ def maintain(
             full = old is None or expired or now - old > FULL_EVERY_SECONDS
             size = repository.maintain(full=full, stop=stop)
             done = not stop.is_set()
-            if expired and done and repository.stage_is_empty():
-                tips = sorted({*repository.published().snapshot.tips.values(), *(tip.oid for tip in kept)})
-                blobs = frozenset(found.blob for found in repository.scan_pointers(tips, scanned=()))
-                state.replace_references(lease, blobs)
-                state.add_scan(lease, (), scanned=frozenset(tips))
+            if expired and done:
+                trim_references(lease, kept, before, state=state, repository=repository)
             if expired and done:
                 # Last: as long as they are told of, a run that is killed or stopped is done again.
                 state.drop_kept(lease, expired_before=now)
@@ -108,3 +105,18 @@ def maintain(
     telemetry.event(
         "repository_maintained", mirror=lease.mirror.name, bytes=size, seconds=round(clock.monotonic() - began, 3)
     )
+
+
+def trim_references(
+    lease: Lease, kept: Sequence[KeptTip], before: Sequence[KeptTip], *, state: StateStore, repository: GitRepository
+) -> None:
+    """Forget LFS references that only expired tips had: those of ``before`` that are not in ``kept``.
+
+    What held refs have staged was scanned too and is referred to as long as it is here.
+    """
+    tips = {*repository.published().snapshot.tips.values(), *(tip.oid for tip in kept)}
+    staged = state.scanned_tips(lease.mirror.id) - {tip.oid for tip in before}
+    tips |= staged - repository.missing(staged)
+    blobs = frozenset(found.blob for found in repository.scan_pointers(sorted(tips), scanned=()))
+    state.replace_references(lease, blobs)
+    state.add_scan(lease, (), scanned=frozenset(tips))

@@ -289,6 +289,17 @@ class ObjectStoreContract:
         with pytest.raises(StorageFull):
             objects.reserve(1 << 62)
 
+    def test_what_is_here_of_an_object_takes_no_more_room(self, objects):
+        here, begun, new = keep(objects, b"h" * 70_000), pointer_to(b"b" * 200_000), pointer_to(b"n" * 50_000)
+        assert objects.lacking([]) == 0
+        assert objects.lacking([here]) == 0
+        assert objects.lacking([begun, new, new]) == 250_000
+        with objects.incomplete(begun) as incomplete:
+            incomplete.write(0, b"b" * 131_072)
+        assert 50_000 <= objects.lacking([here, begun, new]) <= 50_000 + 200_000 - 131_072
+        assert objects.lacking([Pointer(here.oid, 80_000)]) == 80_000, "another size is another object"
+        assert objects.reserved_bytes() >= 0
+
     def test_no_space_is_set_aside_for_an_impossible_object(self, objects):
         pointer = Pointer(pointer_to(DATA).oid, 1 << 62)
         with objects.incomplete(pointer) as incomplete, pytest.raises(StorageFull):

@@ -228,3 +228,26 @@ def test_forced_tip_of_a_policy_with_a_short_memory_is_kept_so_long(house: Upkee
     assert kept.ref == MAIN
     assert kept.expires_at - kept.kept_at == 60.0
     assert RefName("refs/heads/main") in house.served().tips
+
+
+def test_references_of_an_expired_tip_go_though_a_ref_is_held_and_its_own_stay(house: Upkeep) -> None:
+    house.policy = replace(house.policy, keep_forced=10 * DAY)
+    old, late = house.upstream.put(b"old"), house.upstream.put(b"late")
+    first = house.git.commit("one", files={"o": old})
+    house.offer(main=first, dev=first)
+    house.run()
+    other = house.git.commit("two")
+    house.upstream.refusals[late.oid] = (404, "not yet")
+    house.offer(main=other, dev=other, held=house.git.commit("three", parents=[other], files={"l": late}))
+    house.run()
+    assert not house.repository.stage_is_empty()
+    assert house.counts().wanted == 2
+    house.clock.advance(11 * DAY)
+    assert house.expire() == 1
+    assert house.state.kept_tips(house.mirror.id) == []
+    assert (house.counts().wanted, house.counts().present) == (1, 0)
+    assert house.state.lfs_unreferenced([old.oid, late.oid]) == {old.oid}
+    del house.upstream.refusals[late.oid]
+    house.run()
+    assert house.served() == house.upstream.snapshot
+    house.check_promise()

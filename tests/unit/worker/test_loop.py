@@ -255,3 +255,53 @@ def test_a_clock_that_jumps_back_stalls_nothing(app: FakeApp, monkeypatch: pytes
 
 def test_the_worker_beats_before_it_claims(app: FakeApp, worker: Worker) -> None:
     assert list(app.state.workers()) == ["w"]
+
+
+def test_a_run_is_told_when_others_wait_for_its_place(app: FakeApp, worker: Worker) -> None:
+    gate = Gate(app)
+    app.add(*NAMES[:2])
+    app.waker.poke()
+    gate.wait_inside(2)
+    assert not app.crowded()
+    app.add(NAMES[2])
+    assert app.crowded()
+    due = app.state.anything_due
+
+    def away() -> bool:
+        raise StateUnavailable
+
+    app.state.anything_due = away  # type: ignore[method-assign]
+    assert not app.crowded()
+    app.state.anything_due = due  # type: ignore[method-assign]
+    worker.drain()
+    assert not app.crowded(), "nobody gets the place of a run that leaves now"
+    gate.open.set()
+    until(worker.is_idle)
+
+
+def test_a_free_place_is_not_crowded_whatever_is_due(app: FakeApp, worker: Worker) -> None:
+    worker.drain()
+    app.add(NAMES[0])
+    assert app.state.anything_due()
+    assert not worker.is_crowded()
+
+
+def test_one_lane_takes_small_objects_alone(app: FakeApp, worker: Worker) -> None:
+    until(lambda: {"history-small", "history"} <= set(app.calls))
+
+
+def test_what_a_held_run_left_is_taken_up_at_once(app: FakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "HISTORY_EVERY_SECONDS", 3600.0)
+    app.on_sync = lambda lease, stop: Outcome.HELD
+    worker = Worker(app, name="w", notifier=Notifier(), on_change=lambda: None)
+    worker.start()
+    try:
+        until(lambda: {"history-small", "history"} <= set(app.calls))
+        before = len(app.calls)
+        app.add(NAMES[0])
+        app.waker.poke()
+        app.telemetry.wait_for("synced")
+        until(lambda: {"history-small", "history"} <= set(app.calls[before:]))
+    finally:
+        worker.drain()
+        worker.close()
