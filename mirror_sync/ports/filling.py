@@ -104,12 +104,16 @@ class Filling(Protocol):
         """
 
     def salvage(self) -> Taken | None:
-        """Keep the whole objects of a pack that a killed process was receiving; ``None`` when there is none."""
+        """Keep the whole objects of a pack that a killed process was receiving; ``None`` when there is none.
+
+        Needs no :meth:`begin`, as the pack may be one that was taken without it.
+        """
 
     def take(self, pack: Iterable[bytes], *, graph: bool = False, until_trees: bool = False, max_bytes: int) -> Taken:
         """Index a pack as it arrives; when it breaks off or is damaged, keep the objects that came whole.
 
-        ``graph`` puts it beside the stage, where only the commit graph is kept.  Errors of
+        Works before :meth:`begin` too: what one pack brings needs no journal.  ``graph``
+        puts it beside the stage, where only the commit graph is kept.  Errors of
         the upstream that ``pack`` raises end up in the result; every other error passes
         through, and what had come by then is left for :meth:`salvage`.  Raises
         :class:`StorageFull` beyond ``max_bytes`` or at the reserve.
@@ -119,8 +123,13 @@ class Filling(Protocol):
         """Fetch ``tips`` with stock git, naming what is closed, and return the bytes; raises :class:`GitFailed`."""
 
     # -- the graph
-    def gap(self, *, wants: int, haves: int) -> Gap | None:
-        """Return what is missing of the commits that the goal reaches, at most so many of each; ``None`` when nothing is."""
+    def gap(self, *, wants: int, haves: int, strict: bool = False) -> Gap | None:
+        """Return what is missing of the commits that the goal reaches, at most so many of each; ``None`` when nothing is.
+
+        A cut leaves many holes apart from each other, so every parent that is missing
+        anywhere is wanted; ``strict``: only those on the way from tips that are here,
+        since what came for an earlier goal may be gone upstream.
+        """
 
     def frozen(self) -> bool:
         """Tell whether the order stands."""

@@ -168,10 +168,10 @@ class GitRepository(Protocol):
         """Make ``kept`` the kept tips among the roots, beside the published ones."""
 
     def discard_stage(self) -> None:
-        """Empty the stage."""
+        """Empty the stage; does nothing while a filling is begun, which :meth:`Filling.drop` forgets."""
 
     def stage_is_empty(self) -> bool:
-        """Tell whether the stage holds nothing."""
+        """Tell whether the stage holds nothing, no filling either."""
 
     def maintain(self, *, full: bool, stop: threading.Event | None = None) -> int:
         """Repack, write bitmap and commit-graph, and return the store's bytes; never disturbs clones."""
