@@ -31,7 +31,6 @@ from mirror_sync.repos.blob_part import DiskBlobPart
 from mirror_sync.repos.child import read_lines
 from mirror_sync.repos.files import (
     Space,
-    make_directories,
     remove_file,
     remove_tree,
     replace_file,
@@ -130,6 +129,7 @@ class DiskFilling:
             journal = self._journal
             journal.complete_ending()
             self._ensure(goal.object_format, graph=True)
+            sync_directory(journal.directory.parent)
             old = journal.goal()
             if old is None or _essence(old) != _essence(goal):
                 if (journal.position() or Position(0, 0, 0)).done:
@@ -297,6 +297,8 @@ class DiskFilling:
     def _note(self, name: str, *, graph: bool, partial: bool) -> None:
         """Make a pack's name durable and note that it came; one that is all there is to fetch needs no journal."""
         sync_directory(self._destination(graph=graph)[1] / "pack")
+        if partial:
+            sync_directory(self._journal.directory.parent)
         if not graph and (partial or self._journal.begun()):
             self._journal.note_packs([name])
 
@@ -579,7 +581,7 @@ class DiskFilling:
     def _ensure(self, object_format: ObjectFormat, *, graph: bool) -> None:
         """Make what is absent of the places where packs go."""
         self._stage.ensure(object_format)
-        make_directories(self._journal.directory)
+        self._journal.directory.mkdir(exist_ok=True)
         if graph and not (self._graph / "HEAD").is_file():
             remove_tree(self._graph)
             make_bare(self._graph, object_format, alternates=_BORROWED)

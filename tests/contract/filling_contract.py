@@ -272,7 +272,8 @@ class FillingContract:
         filling.begin(goal_of(scene, commits[-1]))
         self.graph(scene, [*commits[6:], *commits[2:4]])
         gap = filling.gap(wants=10, haves=10)
-        assert set(gap.wants) == {commits[5]}, "what is behind another hole is not on the way yet"
+        assert set(gap.wants) == {commits[5], commits[1]}
+        assert filling.gap(wants=10, haves=10, strict=True).wants == [commits[5]], "the other is not on the way yet"
         assert set(gap.shallow) == {commits[6], commits[2]}
         assert set(gap.haves) == {commits[8], commits[3]}
         self.graph(scene, commits[4:6])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
 import subprocess
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,12 +15,14 @@ import pytest
 
 from mirror_sync.domain.names import GitOid
 from mirror_sync.domain.refs import ObjectFormat, RefSnapshot
-from mirror_sync.ports import PublishRequest
+from mirror_sync.errors import GitFailed
+from mirror_sync.ports import GitAccess, PublishRequest
 from mirror_sync.ports.filling import Gap, Goal
 from mirror_sync.repos.filling import DiskFilling
 from tests.contract.filling_contract import FillingContract, breaking_off
 from tests.support.disk_mirror import MAIN, PLENTY, DiskMirror
 from tests.support.kill_at import killed_at, steps_of
+from tests.support.upstream import GitUpstream
 
 
 class DiskScene:
@@ -254,3 +258,135 @@ def fork_of(filler: Filler, directory: Path) -> Filler:
     twin.__dict__.update(filler.__dict__)
     twin.scene = scene
     return twin
+
+
+def test_whatever_bits_are_flipped_it_comes_to_its_end_and_nothing_wrong_is_published(scene):
+    tips = text_history(scene, 15)
+    everything = scene.reached(tips)
+    pack = scene.pack(tips)
+    chance = random.Random(4)
+    kept_some = 0
+    with scene.repository.lock():
+        filling = scene.repository.filling()
+        filling.begin(Goal(scene.object_format, tips))
+        for _ in range(25):
+            flipped = bytearray(pack)
+            flipped[chance.randrange(12, len(pack))] ^= 1 << chance.randrange(8)
+            taken = filling.take([bytes(flipped)], max_bytes=PLENTY)
+            assert not taken.complete
+            assert taken.error is not None
+            kept_some += taken.objects > 0
+        while lacking := filling.lacking(None, limit=1000):
+            assert set(lacking) <= everything
+            filling.take([scene.commits_pack(lacking)], max_bytes=PLENTY)
+        filling.finish()
+        assert scene.repository.inspect(tips).bad == {}
+        scene.repository.promote(tips)
+        scene.repository.discard_stage()
+        assert scene.here(sorted(everything)) == everything
+    assert kept_some > 15
+    listed = subprocess.run(
+        ["git", f"--git-dir={scene.repository.layout.store}", "cat-file", "--batch-all-objects", "--batch-check=%(objectname)"],
+        check=True,
+        stdout=subprocess.PIPE,
+    ).stdout.decode()  # fmt: skip
+    assert set(listed.split()) == everything, "junk that the damage made stays out"
+
+
+def test_a_delta_that_fits_no_base_costs_only_what_comes_behind_it(scene):
+    """Only git can see it: the entry inflates to what it says."""
+    sound = [scene.mirror.history.blob(b"%d" % number * 50) for number in range(6)]
+    data = scene.mirror.history.pack_of(sound)[:-20]
+    delta = zlib.compress(bytes([99, 99, 0x90, 99]))  # a base of 99 bytes, of which there is none
+    tail = zlib.compress(b"last")
+    entries = [bytes([(7 << 4) | 4]) + bytes.fromhex(sound[0]) + delta, bytes([(3 << 4) | 4]) + tail]
+    damaged = data[:8] + (8).to_bytes(4) + data[12:] + b"".join(entries)
+    damaged += hashlib.sha1(damaged).digest()
+    with scene.repository.lock():
+        filling = scene.repository.filling()
+        filling.begin(Goal(scene.object_format, [GitOid(sound[0])]))
+        taken = filling.take([damaged], max_bytes=PLENTY)
+        assert isinstance(taken.error, GitFailed)
+        assert (taken.objects, taken.announced) == (6, 8)
+        assert scene.here([GitOid(oid) for oid in sound]) == set(sound)
+        assert len(list(scene.repository.layout.stage_packs.glob("*.pack"))) == 1
+
+
+def test_stock_git_is_told_what_is_closed(scene, tmp_path):
+    with GitUpstream(tmp_path / "served") as upstream:
+        repository = upstream.create("acme/model")
+        first = GitOid(repository.commit({"big": os.urandom(300_000)}))
+        second = GitOid(repository.commit({"small": b"x\n"}))
+        access = GitAccess(repository.url, {})
+        with scene.repository.lock():
+            filling = scene.repository.filling()
+            filling.begin(Goal(scene.object_format, [second]))
+            assert filling.take_stock(access, [first], max_bytes=PLENTY) > 300_000
+            filling.note_closed([first])
+            assert 0 < filling.take_stock(access, [second], max_bytes=PLENTY) < 50_000
+            assert not (scene.repository.layout.stage / "packed-refs").exists()
+            with pytest.raises(GitFailed):
+                filling.take_stock(access, [GitOid("1" * 40)], max_bytes=PLENTY)
+            assert scene.here([first, second]) == {first, second}
+            assert filling.finish() > 300_000
+            assert scene.repository.inspect([second]).bad == {}
+
+
+def test_refs_left_by_a_fetch_that_was_killed_are_swept(scene):
+    with scene.repository.lock():
+        scene.repository.filling().begin(Goal(scene.object_format, [scene.commit()]))
+        refs = scene.repository.layout.stage / "packed-refs"
+        refs.write_text("1" * 40 + " refs/mirror-sync/closed/00000000\n")
+        assert "stage/packed-refs" in scene.repository.recover().removed
+        assert not refs.exists()
+        assert scene.repository.filling().begun()
+
+
+def test_finish_leaves_one_pack_and_no_trace(scene):
+    commits = scene.chain(8)
+    with scene.repository.lock():
+        filling = scene.repository.filling()
+        filling.begin(Goal(scene.object_format, commits[-1:]))
+        for index, commit in enumerate(commits):
+            filling.take([scene.pack([commit], haves=commits[index - 1 : index])], max_bytes=PLENTY)
+        packs = scene.repository.layout.stage_packs
+        assert len(list(packs.glob("*.pack"))) == 8
+        size = filling.finish()
+        [pack] = packs.glob("*.pack")
+        assert pack.stat().st_size == size
+        assert not scene.repository.layout.fill.exists()
+
+
+def test_records_that_cannot_be_read_count_as_never_written(scene):
+    commits = scene.chain(5)
+    with scene.repository.lock():
+        filling = scene.repository.filling()
+        filling.begin(Goal(scene.object_format, commits[-1:]))
+        filling.take([scene.pack(commits[-1:])], max_bytes=PLENTY)
+        filling.freeze()
+        fill = scene.repository.layout.fill
+        (fill / "position").write_bytes(b"{")
+        assert not filling.frozen()
+        filling.freeze()
+        assert filling.place() == (0, 5)
+        (fill / "position").write_bytes(b'{"offset": 99999, "done": 5, "total": 5}')
+        assert not filling.frozen(), "it lies behind the end of the order"
+        (fill / "given-up").write_bytes(b"[]")
+        assert filling.given_up() == {}
+        (fill / "goal").write_bytes(b"\0\0\0\0")
+        scene.repository.recover()
+        filling.begin(Goal(scene.object_format, commits[-1:]))
+        assert filling.lacking(None, limit=10) == [], "the objects are still here"
+
+
+def test_maintenance_leaves_the_packs_of_a_filling_alone(scene):
+    with scene.repository.lock():
+        scene.publish(scene.chain(3)[-1])
+        commits = scene.chain(4)
+        filling = scene.repository.filling()
+        filling.begin(Goal(scene.object_format, commits[-1:]))
+        for index, commit in enumerate(commits[:3]):
+            filling.take([scene.pack([commit], haves=commits[index - 1 : index])], max_bytes=PLENTY)
+        packs = sorted(path.name for path in scene.repository.layout.stage_packs.glob("*.pack"))
+        scene.repository.maintain(full=True)
+        assert sorted(path.name for path in scene.repository.layout.stage_packs.glob("*.pack")) == packs
