@@ -78,7 +78,10 @@ def clone(
     from mirror_sync.config import process_environment
     from mirror_sync.ports import CloneOrder
 
-    out = Output(told(context))
+    flags = told(context)
+    if flags.config or flags.directory:
+        raise UsageError("clone takes no configuration", remedy="name the directory behind the URL: clone URL DIR")
+    out = Output(flags)
     name = _checked(url)
     if origin and refname_fault(f"refs/remotes/{origin}/HEAD") is not None:
         raise UsageError(f"{printable(origin)!r} cannot be the name of a remote")

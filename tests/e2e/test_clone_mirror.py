@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import random
 import signal
 import subprocess
@@ -65,3 +66,48 @@ def test_interrupted_by_hand_it_says_so_and_goes_on_the_next_time(tmp_path: Path
         assert subprocess.run(command, capture_output=True, check=False).returncode == 0
         by_git(repo.url, tmp_path / "theirs")
         assert picture(tmp_path / "ours") == picture(tmp_path / "theirs")
+
+
+def test_at_a_terminal_it_asks_who_one_is_and_shows_how_far_it_is(tmp_path: Path) -> None:
+    require("git-lfs")
+    with GitUpstream(tmp_path / "up") as up:
+        repo = up.create("acme/model")
+        repo.commit({"README": "hello\n"}, lfs={"weights.bin": random.Random(4).randbytes(2_000_000)})
+        repo.token = "sesame-open"
+        up.fault("GET .*/lfs/", times=None, drip=(100_000, 0.2))
+        ours = tmp_path / "ours"
+        keyboard, terminal = pty.openpty()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mirror_sync", "clone", repo.url, str(ours)],
+            stdin=terminal,
+            stdout=subprocess.DEVNULL,
+            stderr=terminal,
+            start_new_session=True,
+            env={**os.environ, "TERM": "xterm"},
+        )
+        os.close(terminal)
+        said = _read_until(keyboard, b"User name")
+        os.write(keyboard, b"me\n")
+        said += _read_until(keyboard, b"Password")
+        os.write(keyboard, b"sesame-open\n")
+        said += _read_until(keyboard, b"")
+        assert process.wait(timeout=60) == 0
+        os.close(keyboard)
+        assert b"sesame-open" not in said
+        assert b"acme/model  lfs 0/1" in said
+        assert (ours / "weights.bin").stat().st_size == 2_000_000
+
+
+def _read_until(terminal: int, text: bytes) -> bytes:
+    """Read until ``text`` was said, without one until the other side has gone."""
+    said = b""
+    while not text or text not in said:
+        try:
+            data = os.read(terminal, 65536)
+        except OSError:  # what a terminal says when nobody holds its other end
+            data = b""
+        if not data:
+            assert not text, said
+            break
+        said += data
+    return said

@@ -268,6 +268,7 @@ def test_a_wrong_address_or_branch_leaves_nothing_behind(up: GitUpstream, tmp_pa
     assert call("clone", up.url("acme/none"), tmp_path / "ours") == codes.FAILED
     assert call("clone", repo.url, tmp_path / "ours", "--branch", "none") == codes.USAGE
     assert call("clone", repo.url, tmp_path / "ours", "--origin", "a..b") == codes.USAGE
+    assert call("clone", repo.url, "--dir", tmp_path / "ours") == codes.USAGE
     assert call("clone", repo.url, tmp_path / "ours", "--proxy", "http://me:secret@proxy:1") == codes.USAGE
     assert not (tmp_path / "ours").exists()
 
