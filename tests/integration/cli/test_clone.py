@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from mirror_sync.bootstrap import _Roads
 from mirror_sync.cli import codes
+from mirror_sync.domain.names import parse_repository_url
+from mirror_sync.ports import Credential
+from mirror_sync.repos.worktree import OwnersSettings
 from tests.support.cloning import by_git, call, git, picture
 from tests.support.tools import require
 from tests.support.upstream import GitUpstream, UpstreamRepo, make_authority, pointer_text
@@ -453,6 +457,36 @@ def test_the_owner_s_rules_for_urls_are_followed(
     assert call("clone", repo.url, tmp_path / "typed") == codes.DONE, (
         "where ssh would be spoken, the URL is taken as typed"
     )
+
+
+def test_the_way_out_is_the_one_named_then_git_s_then_the_environment_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    environment = {**os.environ, "HTTPS_PROXY": "http://env.test:1", "NO_PROXY": "inside.test"}
+
+    def way(url: str, proxy: str = "") -> str:
+        target = parse_repository_url(url)
+        roads = _Roads(target, OwnersSettings(environment), environment, proxy=proxy, token=None)
+        return roads.to(target, None).proxy
+
+    assert way("https://git.test/a") == "http://env.test:1"
+    assert way("https://inside.test/a") == ""
+    git(tmp_path, "config", "--global", "http.https://git.test/.proxy", "own.test:3128")
+    assert way("https://git.test/a") == "http://own.test:3128"
+    assert way("https://other.test/a") == "http://env.test:1"
+    assert way("https://git.test/a", "socks5h://named.test:1080") == "socks5h://named.test:1080"
+    assert way("https://git.test/a", "none") == ""
+
+
+def test_hosts_that_nobody_named_are_reached_as_strangers(tmp_path: Path) -> None:
+    target = parse_repository_url("http://git.test/a")
+    roads = _Roads(target, OwnersSettings(os.environ), os.environ, proxy="", token=None)
+    own = roads.to(target, Credential("me", "sesame"))
+    assert (own.allow_http, own.allow_private) == (True, True)
+    assert own.credential()
+    stranger = roads.to_stranger("objects.test")
+    assert (stranger.allow_http, stranger.allow_private, stranger.credential()) == (False, False, "")
 
 
 def test_the_umask_decides_who_may_read(up: GitUpstream, tmp_path: Path) -> None:
