@@ -59,6 +59,9 @@ UPSTREAM_ERRORS = (
 """What the sender of a pack is to blame for: it ends the pack, not the filling."""
 
 PACKS_WORTH_GATHERING = 3
+PACKS_WORTH_JOINING = 64
+"""From so many on, small packs are joined on the way: git looks into each of them for every object."""
+
 MISSING_SHOWN = 1000
 """So many missing objects at most are looked for when it is only asked whether any are."""
 
@@ -183,12 +186,32 @@ class DiskFilling:
 
     def _gather(self, goal: Goal, own: set[str], *, tick: Callable[[], None]) -> set[str]:
         """Pack what the goal needs anew, bring it into the stage, and return its name."""
-        self._space.check(self._size(own))
+        asked = oid_lines([*goal.tips, *(f"^{oid}" for oid in goal.boundary)])
+        return self._pack_anew(["--revs"], asked, size=self._size(own), tick=tick)
+
+    def _join(self) -> None:
+        """Put small packs into one as they are; each byte is copied a few times only, however many come."""
+        own = self._journal.packs() & self._stage.packs()
+        if len(own) < PACKS_WORTH_JOINING:
+            return
+        together: list[str] = []
+        size = 0
+        for name in sorted(own, key=lambda name: self._size([name])):
+            if len(together) > 1 and self._size([name]) > 2 * size:
+                break
+            together.append(name)
+            size += self._size([name])
+        asked = "".join(f"{name}.pack\n" for name in together).encode()
+        made = self._pack_anew(["--stdin-packs"], asked, size=size, tick=_nothing)
+        remove_packs(self._layout.stage_packs, set(together) - made)
+
+    def _pack_anew(self, options: Sequence[str], asked: bytes, *, size: int, tick: Callable[[], None]) -> set[str]:
+        """Make a pack, bring it into the stage as one of the filling's, and return its name."""
+        self._space.check(size)
         directory = self._journal.directory / GATHER
         remove_tree(directory)
         directory.mkdir()
-        asked = oid_lines([*goal.tips, *(f"^{oid}" for oid in goal.boundary)])
-        arguments = ["pack-objects", "--revs", "--delta-base-offset", "--window=0", "--non-empty", "--quiet"]
+        arguments = ["pack-objects", *options, "--delta-base-offset", "--window=0", "--non-empty", "--quiet"]
         try:
             self._stage_git.run([*arguments, str(directory / "pack")], stdin=asked, config=_GATHER_CONFIG, tick=tick)
             made = whole_packs(directory)
@@ -301,6 +324,7 @@ class DiskFilling:
             sync_directory(self._journal.directory.parent)
         if not graph and (partial or self._journal.begun()):
             self._journal.note_packs([name])
+            self._join()
 
     def _keep_prefix(self, path: Path, object_format: ObjectFormat, *, scan: PackScan | None, graph: bool) -> Taken:
         """Index the whole objects at the beginning of a spooled pack and remove the spool.

@@ -390,3 +390,26 @@ def test_maintenance_leaves_the_packs_of_a_filling_alone(scene):
         packs = sorted(path.name for path in scene.repository.layout.stage_packs.glob("*.pack"))
         scene.repository.maintain(full=True)
         assert sorted(path.name for path in scene.repository.layout.stage_packs.glob("*.pack")) == packs
+
+
+def test_many_packs_are_joined_on_the_way_and_nothing_is_lost(scene, monkeypatch):
+    monkeypatch.setattr("mirror_sync.repos.filling.PACKS_WORTH_JOINING", 6)
+    tips = text_history(scene, 12)
+    everything = sorted(scene.reached(tips))
+    chance = random.Random(2)
+    chance.shuffle(everything)
+    packs = scene.repository.layout.stage_packs
+    with scene.repository.lock():
+        held = scene.chain(1)
+        scene.repository.stage_pack([scene.pack(held)], max_bytes=PLENTY)
+        filling = scene.repository.filling()
+        filling.begin(Goal(scene.object_format, tips))
+        most = 0
+        for at in range(0, len(everything), 2):
+            some = everything[at : at + 2]
+            assert filling.take([scene.commits_pack(some)], max_bytes=PLENTY).complete
+            assert scene.here(everything[: at + 2]) == set(everything[: at + 2])
+            most = max(most, len(list(packs.glob("*.pack"))))
+        assert 3 < most <= 6
+        filling.finish()
+        assert scene.repository.inspect([*tips, *held]).bad == {}
