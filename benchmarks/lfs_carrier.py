@@ -1,7 +1,7 @@
-"""One transfer of LFS objects by our code, in a process that may be killed: python -m benchmarks.lfs_carrier URL STORE OID:SIZE...
+"""One transfer of LFS objects by our code, in a process that may be killed: python -m benchmarks.lfs_carrier N URL STORE OID:SIZE...
 
-With ``@FILE`` in place of pointers they are read from a file, one on each line.  Goes on
-with what is in the store, and prints a line of JSON: seconds of the transfer alone, bytes,
+``N`` is the most connections.  With ``@FILE`` in place of pointers they are read from a
+file, one on each line.  Goes on with what is in the store, and prints a line of JSON: seconds of the transfer alone, bytes,
 how many arrived.  Exits 0 when all of them did.
 """
 
@@ -28,9 +28,7 @@ from tests.support.upstream_client import client
 TRIES = 100
 
 
-def carry(
-    url: str, store: Path, wanted: Sequence[Pointer], *, connections: int = 8, stall: float = 20.0
-) -> TransferReport:
+def carry(url: str, store: Path, wanted: Sequence[Pointer], *, connections: int, stall: float = 20.0) -> TransferReport:
     """Run one transfer into a store."""
     clock = SystemClock()
     rule = Access(allow_http=True, allow_private=True, stall_timeout=stall, concurrency=connections)
@@ -57,11 +55,11 @@ def pointers(words: Sequence[str]) -> list[Pointer]:
 
 
 def main() -> int:
-    url, store, *words = sys.argv[1:]
+    most, url, store, *words = sys.argv[1:]
     wanted, clock = pointers(words), SystemClock()
     began, fetched = time.perf_counter(), 0
     for _ in range(TRIES):
-        report = carry(url, Path(store), wanted)
+        report = carry(url, Path(store), wanted, connections=int(most))
         fetched += report.bytes_fetched
         if len(report.arrived) == len(wanted):
             break

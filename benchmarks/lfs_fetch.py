@@ -83,7 +83,7 @@ def ours(origin: str, pointer: Pointer, work: Path) -> tuple[float, float]:
             [pointer],
             mirror=MirrorName(NAME),
             sources=[upstream],
-            report=lambda progress: None,
+            report=lambda _: None,
             objects=objects,
             parallel=ThreadParallel(),
             clock=clock,

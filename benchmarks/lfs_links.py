@@ -33,6 +33,7 @@ from tests.support.mirroring import Carried, carried
 from tests.support.upstream import GitUpstream, isolated_git_environment
 
 NAME = "bench/large"
+CONNECTIONS = 8
 LEAST_TIMES_CAPPED = 7.5
 LEAST_TIMES_OPEN = 2.0
 MOST_BYTES = 1.05
@@ -75,7 +76,7 @@ class Bench:
     ) -> Carried:
         """Bring it by our transfer; what arrived is verified again from the disk."""
         store = self.work / "ours"
-        words = [f"{origin}/{NAME}", str(store), f"{self.pointer.oid}:{self.pointer.size}"]
+        words = [str(CONNECTIONS), f"{origin}/{NAME}", str(store), f"{self.pointer.oid}:{self.pointer.size}"]
         done = carried(
             lambda _: [sys.executable, "-m", "benchmarks.lfs_carrier", *words],
             log=self.work / "ours.log", seconds=SECONDS, seed=seed, kill_every=kill_every, kills=kills,

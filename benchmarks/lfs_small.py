@@ -37,11 +37,11 @@ def make(directory: Path, objects: int, size: int) -> list[str]:
     return [f"{oid}:{size}" for oid in repo.lfs.oids()]
 
 
-def ours(link: Link, work: Path, listed: Path) -> tuple[float, float]:
+def ours(link: Link, work: Path, listed: Path, most: int) -> tuple[float, float]:
     """Return seconds and peak memory of one transfer of ours."""
     store = work / "ours"
     command = [
-        sys.executable, "-m", "benchmarks.lfs_carrier", f"{link.origin}/{NAME}", str(store), f"@{listed}",
+        sys.executable, "-m", "benchmarks.lfs_carrier", str(most), f"{link.origin}/{NAME}", str(store), f"@{listed}",
     ]  # fmt: skip
     done = carried(lambda _: command, log=work / "ours.log", seconds=3600.0)
     removed(store)
@@ -70,6 +70,7 @@ def main() -> int:
         (("--objects",), {"type": int, "default": 10_000}),
         (("--bytes",), {"type": int, "default": 10_000}),
         (("--round-trip",), {"type": float, "default": 0.05, "metavar": "SECONDS"}),
+        (("--connections",), {"type": int, "default": 32, "help": "that we may use at most; git-lfs uses its own 8"}),
         (("--rounds",), {"type": int, "default": 1}),
         (("--directory",), {"type": Path, "help": "where to work (default: a temporary directory)"}),
     ).parse_args()
@@ -79,9 +80,12 @@ def main() -> int:
         wanted = make(work / "upstream", told.objects, told.bytes)
         listed = work / "wanted"
         listed.write_text("\n".join(wanted))
-        with served(work / "upstream") as port, Link(port, Weather(round_trip=told.round_trip)) as link:
+        with (
+            served(work / "upstream") as port,
+            Link(port, Weather(round_trip=told.round_trip)) as link,
+        ):
             for _ in range(told.rounds):
-                seconds, memory = ours(link, work, listed)
+                seconds, memory = ours(link, work, listed, told.connections)
                 mine.append(seconds)
                 peak = max(peak, memory)
                 said(f"ours: {seconds:.1f} s, at most {link.count().peak} connections")
@@ -94,7 +98,15 @@ def main() -> int:
         Figure("  objects a second", told.objects / median(mine), "", None, None, "git lfs fetch", told.objects / median(lfs)),
         Figure("  memory of our process, peak", peak, "MB", MOST_MEGABYTES),
     ]  # fmt: skip
-    return conclude("lfs_small", figures, told, objects=told.objects, bytes=told.bytes, round_trip=told.round_trip)
+    return conclude(
+        "lfs_small",
+        figures,
+        told,
+        objects=told.objects,
+        bytes=told.bytes,
+        round_trip=told.round_trip,
+        connections=told.connections,
+    )
 
 
 if __name__ == "__main__":
