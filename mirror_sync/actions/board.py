@@ -30,7 +30,7 @@ from mirror_sync.errors import (
     UpstreamRefused,
     UpstreamUnavailable,
 )
-from mirror_sync.ports import LfsAnswer
+from mirror_sync.ports import LfsAnswer, LfsBody
 
 WHOLE_BYTES = 16 << 20
 """Up to this size an object is begun with one request for all of it."""
@@ -47,7 +47,10 @@ SPLIT_SECONDS = 0.5
 """A range that takes longer than this to its end is shared with a connection that has nothing else to do."""
 
 SILENT_SECONDS = 3.0
-"""A connection that has brought nothing for so long is left to itself; another one takes over its range."""
+"""A connection that has brought nothing for so long loses its range to one that has nothing else to do."""
+
+DEAD_SECONDS = 10.0
+"""One that has brought nothing for so long is broken off and made anew."""
 
 PROGRESS_BYTES = 64 << 10
 """A try that brings less than this does not count as progress."""
@@ -156,6 +159,7 @@ class Board:
         """A heap of objects that may begin again at some moment."""
         self._open: list[Wanted] = []
         self._renewing: dict[int, list[Wanted]] = {source.number: [] for source in sources}
+        self._reading: set[Leg] = set()
         self._ready: list[Wanted] = []
         self._ready_since = 0.0
 
@@ -183,6 +187,25 @@ class Board:
             if task is None and self._ready and self.running <= (hand.task is not None):
                 return self._promote()  # nobody is about to add to them
             return task
+
+    def reading(self, leg: Leg, body: LfsBody | None) -> None:
+        """Take note of what a leg reads from, so that it need not wait for silence to end; ``None`` when it has done."""
+        with self.changed:
+            leg.body = body
+            self._reading.discard(leg)
+            if body is not None:
+                self._reading.add(leg)
+                if self.course.over:
+                    body.abandon()
+
+    def watch(self) -> None:
+        """Break off connections that bring nothing any more, and all of them when everything is to end."""
+        with self.changed:
+            over, now = self.course.over, self.course.clock.monotonic()
+            for leg in self._reading:
+                if leg.body is not None and not leg.writing and (over or leg.silent(now, DEAD_SECONDS)):
+                    leg.last_at = now
+                    leg.body.abandon()
 
     def rouse(self) -> None:
         """Let it be looked at once whether there is something for one more hand."""
@@ -539,6 +562,8 @@ class Board:
         end, victim.end = victim.end, start
         if not victim.left and not victim.writing:
             wanted.legs.remove(victim)
+            if victim.body is not None:
+                victim.body.abandon()
         return self._leg(wanted, source, hand, (start, end))
 
     def _single(self, wanted: Wanted) -> bool:
@@ -549,7 +574,7 @@ class Board:
     def _seconds_left(self, leg: Leg, now: float) -> float:
         if not leg.left:
             return 0.0
-        if now - leg.last_at >= SILENT_SECONDS:
+        if leg.silent(now, SILENT_SECONDS):
             return float("inf")
         rate = leg.rate(now) or leg.source.rate
         if leg.left < LEAST_PART // 4:
@@ -558,7 +583,7 @@ class Board:
 
     def _cut(self, victim: Leg, source: Source, now: float) -> int:
         """Return from where on the thief fetches, so that both are done at the same time."""
-        if now - victim.last_at >= SILENT_SECONDS:
+        if victim.silent(now, SILENT_SECONDS):
             return victim.at
         slow = victim.rate(now) or victim.source.rate or 1.0
         fast = source.rate or slow
@@ -596,6 +621,7 @@ class Board:
             room = max(0, min(size, leg.end - leg.at))
             leg.at += room
             leg.last_at = self.course.clock.monotonic()
+            leg.chunks += 1
             leg.writing = room > 0
             if room:
                 leg.granted.used = True
@@ -673,7 +699,9 @@ class Board:
             asked = leg.asked_end - leg.start
             self._measured(leg)
             wanted.give_back(leg)
-            if wanted.state is not State.ENDED and ours:
+            if self.course.over and isinstance(error, UpstreamUnavailable):
+                pass  # we broke it off ourselves
+            elif wanted.state is not State.ENDED and ours:
                 self._judge(leg, error, progress=got >= min(PROGRESS_BYTES, asked))
             self.changed.notify_all()
             return self._checks(wanted)

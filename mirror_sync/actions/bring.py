@@ -186,8 +186,10 @@ class Bringer:
         try:
             body = leg.source.upstream.open_object(wanted.pointer, action, start=leg.start, end=leg.end)
             try:
+                self.board.reading(leg, body)
                 self._keep(leg, body)
             finally:
+                self.board.reading(leg, None)
                 body.close()
         finally:
             course.closed(leg.place.host)

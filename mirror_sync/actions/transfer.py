@@ -157,6 +157,7 @@ def _hands(board: Board) -> Iterator[Hand]:
                 board.running += 1
             elif board.running:
                 board.free(hand)
+                board.watch()
                 board.changed.wait(LOOK_SECONDS)
                 continue
         if hand.task is not None:

@@ -10,7 +10,10 @@ from mirror_sync.actions.batches import Granted, Source
 from mirror_sync.actions.budget import Place
 from mirror_sync.domain.parts import Part, add, count
 from mirror_sync.domain.pointers import Pointer
-from mirror_sync.ports import Incomplete
+from mirror_sync.ports import Incomplete, LfsBody
+
+SILENT_GAPS = 8
+"""A connection that brings something every so often is silent only after so many such times."""
 
 
 class End(StrEnum):
@@ -87,7 +90,11 @@ class Leg:
     """How far bytes were taken; what lies before is written or being written."""
     last_at: float = 0.0
     """When bytes came last."""
+    chunks: int = 0
+    """How many times bytes came."""
     writing: bool = False
+    body: LfsBody | None = None
+    """What is being read, once its head is here."""
     compares: bool = False
     """Whether what comes is compared with what is here."""
     disputes: list[Dispute] = field(default_factory=list)
@@ -96,6 +103,11 @@ class Leg:
     def left(self) -> int:
         """Bytes still to come."""
         return max(0, self.end - self.at)
+
+    def silent(self, now: float, least: float) -> bool:
+        """Tell whether nothing has come for ``least`` seconds, and for much longer than it takes otherwise."""
+        gap = (self.last_at - self.began_at) / max(1, self.chunks)
+        return now - self.last_at >= max(least, SILENT_GAPS * gap)
 
     def rate(self, now: float) -> float | None:
         """Return bytes per second since the beginning; ``None`` when it is too early to tell."""

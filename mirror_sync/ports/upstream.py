@@ -90,6 +90,12 @@ class LfsBody(Protocol):
     def close(self) -> None:
         """Drop the connection."""
 
+    def abandon(self) -> None:
+        """Break the stream off, from any thread: whoever waits for its bytes hears :class:`UpstreamUnavailable` soon.
+
+        It has to be closed still.
+        """
+
 
 class BlobBody(Protocol):
     """Bytes of one file as they arrive."""

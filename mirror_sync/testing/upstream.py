@@ -56,6 +56,7 @@ class ScriptedBody:
     fault: Fault
     upstream: ScriptedUpstream
     closed: bool = False
+    abandoned: threading.Event = field(default_factory=threading.Event)
 
     def chunks(self) -> Iterator[bytes]:
         data = self.data
@@ -67,6 +68,8 @@ class ScriptedBody:
         for at in range(0, end, self.piece):
             if self.fault.before_piece is not None:
                 self.fault.before_piece(self.start + at)
+            if self.abandoned.is_set():
+                raise UpstreamUnavailable("the connection broke")
             chunk = data[at : min(at + self.piece, end)]
             with self.upstream.guard:
                 self.upstream.sent += len(chunk)
@@ -76,6 +79,9 @@ class ScriptedBody:
 
     def close(self) -> None:
         self.closed = True
+
+    def abandon(self) -> None:
+        self.abandoned.set()
 
 
 @dataclass(slots=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -75,6 +78,8 @@ class Answer:
         self._owner = owner
         self._purse = purse
         self._whole = False
+        self._closed = False
+        self._closing = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -142,11 +147,22 @@ class Answer:
 
     def close(self) -> None:
         """Give the connection back when the body was read to its end, else drop it."""
-        if self._whole:
-            self._raw.release_conn()
-        else:
-            self._raw.close()
+        with self._closing:
+            self._closed = True
+            if self._whole:
+                self._raw.release_conn()
+            else:
+                self._raw.close()
         self._owner.ended(self.status)
+
+    def abandon(self) -> None:
+        """Break the connection off; any thread may, while another waits for what comes."""
+        with self._closing, contextlib.suppress(OSError, ValueError):
+            # ValueError: everything was read, and there is no descriptor any more.
+            if not self._closed:
+                # A twin: the TLS layer's own object belongs to the thread that reads from it.
+                with socket.socket(fileno=os.dup(self._raw.fileno())) as twin:
+                    twin.shutdown(socket.SHUT_RDWR)
 
 
 class Exchange:

@@ -58,6 +58,10 @@ class HttpLfsBody:
         """Drop the connection, or give it back when everything was read."""
         self._answer.close()
 
+    def abandon(self) -> None:
+        """Break the stream off from any thread."""
+        self._answer.abandon()
+
 
 def open_object(place: Place, pointer: Pointer, action: LfsAction, *, start: int, end: int) -> HttpLfsBody:
     """Ask for bytes ``start`` to ``end`` of one object; see :meth:`mirror_sync.ports.Upstream.open_object`.

@@ -6,6 +6,7 @@ A subclass supplies a ``world``: an upstream together with the means to change i
 from __future__ import annotations
 
 import hashlib
+import threading
 from typing import Protocol
 
 import pytest
@@ -228,6 +229,21 @@ class UpstreamContract:
         body.close()
         assert len(came) <= 100_000
         assert DATA.startswith(came)
+
+    def test_a_body_may_be_abandoned_while_it_is_read(self, world):
+        pointer = world.put(DATA * 20)
+        (answer,) = world.upstream.batch([pointer])
+        body = world.upstream.open_object(pointer, answer.action, start=0, end=pointer.size)
+        came = 0
+        with pytest.raises(UpstreamUnavailable):  # noqa: PT012 - the loop is the statement
+            for chunk in body.chunks():
+                came += len(chunk)
+                other = threading.Thread(target=body.abandon)
+                other.start()
+                other.join()
+        body.close()
+        assert 0 < came < pointer.size
+        body.abandon()
 
     def test_a_body_may_be_closed_before_its_end(self, world):
         pointer = world.put(DATA)
