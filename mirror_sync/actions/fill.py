@@ -314,8 +314,8 @@ class _Job:
     def _graph(self) -> None:
         """Bring every commit, and nothing else where the server can leave the rest out."""
         self.way = Way.GRAPH
-        vain, before = 0, frozenset[GitOid]()
-        while (gap := self.filling.gap(wants=GRAPH_WANTS, haves=HAVES)) is not None:
+        vain, before, strict = 0, frozenset[GitOid](), False
+        while (gap := self.filling.gap(wants=GRAPH_WANTS, haves=HAVES, strict=strict)) is not None:
             vain = vain + 1 if before == frozenset(gap.wants) else 0
             before = frozenset(gap.wants)
             if vain >= self.limits.patience:
@@ -333,7 +333,12 @@ class _Job:
                 filter="tree:0" if self.filters else "",
                 thin=False,
             )
-            self._ask(request, graph=True, until_trees=not self.filters, own=vain > 0)
+            try:
+                self._ask(request, graph=True, until_trees=not self.filters, own=vain > 0)
+            except UpstreamLacks:
+                if strict:
+                    raise
+                strict = True
 
     # ------------------------------------------------------------ ladder
 

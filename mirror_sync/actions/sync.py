@@ -6,12 +6,14 @@ loses nothing and breaks no promise (``docs/architecture.md`` has the table).
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from mirror_sync.actions import selecting
+from mirror_sync.actions.fill import FillLimits, fill
 from mirror_sync.actions.gate import publish_in_rounds
 from mirror_sync.actions.outcome import host_of, record, record_failure
 from mirror_sync.actions.publish import adopt_view, replay_intent
@@ -31,16 +33,16 @@ from mirror_sync.domain.refs import (
 )
 from mirror_sync.domain.runs import Lease, Outcome, RunReport, Step
 from mirror_sync.errors import HostResting, MirrorSyncError, RepositoryDamaged, UpstreamInvalid
-from mirror_sync.ports import FetchRequest
-
-HAVES_SENT = 2000
-"""How many of our tips are named to upstream; more only make the request longer."""
+from mirror_sync.ports import Goal
 
 WITHOUT_LFS = "without-lfs:"
 """Marks the digest of what was confirmed without looking at LFS, so that switching LFS on looks again."""
 
 EXCLUDES_USED = 1000
 POINTERS_PER_COMMIT = 5000
+GIVEN_UP_TOLD = 3
+FETCH_ALONE_SECONDS = 60.0
+"""For so long a fetch does not make way for other mirrors, so that each gets on."""
 
 
 def sync(lease: Lease, world: World, policy: Policy, *, stop: threading.Event) -> RunReport:
@@ -59,6 +61,8 @@ def sync(lease: Lease, world: World, policy: Policy, *, stop: threading.Event) -
         with world.repository.lock():
             prepare(run, observation)
             plan = compare(run, observation)
+            if run.complete:
+                forget_fetch(run)
             if plan.moves:
                 fetch(run, observation, plan.updates)
                 sound = check(run, plan.updates)
@@ -186,20 +190,38 @@ def compare(run: Run, observation: Observation) -> Plan:
 def fetch(run: Run, observation: Observation, updates: Sequence[RefUpdate]) -> None:
     """Bring the Git objects of every new tip into the stage, where nothing is served."""
     repository = run.world.repository
-    wanted = sorted({update.new for update in updates if update.new is not None})
-    missing = sorted(repository.missing(wanted))
-    if not missing:
+    filling = repository.filling()
+    wanted = list(dict.fromkeys(update.new for update in in_tip_order(updates) if update.new is not None))
+    missing = repository.missing(wanted)
+    if not missing and not filling.begun():
         return
     with timed(run, Step.FETCH, f"{len(missing)} tips"):
-        if observation.protocol == 2:
-            request = FetchRequest(observation.object_format, missing, choose_haves(run, updates))
-            came = repository.stage_pack(run.world.upstream.fetch(request), max_bytes=run.policy.max_pack_bytes)
-        else:
-            access = run.world.upstream.git_access()
-            came = repository.stage_from_git(access, missing, max_bytes=run.policy.max_pack_bytes)
-        run.fetched_bytes += came
+        goal = Goal(
+            observation.object_format,
+            wanted,
+            boundary=boundary(run, updates),
+            peeled={tag: oid for tag, oid in observation.peeled.items() if tag in missing},
+        )
+        try:
+            brought = fill(
+                goal,
+                filling=filling,
+                sources=[run.world.upstream, *run.world.accelerators],
+                protocol=observation.protocol,
+                clock=run.world.clock,
+                telemetry=run.world.telemetry,
+                report=run.report,
+                stop=run.stop,
+                limits=FillLimits(max_bytes=run.policy.max_pack_bytes),
+                here=[tip for tip in wanted if tip not in missing],
+                yielding=making_way(run),
+            )
+        finally:
+            run.report(None)
+        run.fetched_bytes += brought.received
+        run.given_up = brought.given_up
         still = repository.missing(wanted)
-        if still:
+        if still and not brought.given_up:
             raise UpstreamInvalid(
                 "upstream's pack lacks objects it listed",
                 why=f"{len(still)} of {len(wanted)} tips did not come",
@@ -207,13 +229,48 @@ def fetch(run: Run, observation: Observation, updates: Sequence[RefUpdate]) -> N
             )
 
 
-def choose_haves(run: Run, updates: Sequence[RefUpdate]) -> list[GitOid]:
-    """Return our tips worth naming: old tips of what moves first, then HEAD's, then the others."""
+def forget_fetch(run: Run) -> None:
+    """Drop an unfinished fetch whose refs upstream took back meanwhile."""
+    filling = run.world.repository.filling()
+    if filling.begun():
+        filling.drop()
+
+
+def in_tip_order(updates: Sequence[RefUpdate]) -> list[RefUpdate]:
+    """Return the updates as their tips are best fetched one after another: tags as versions rise, then the rest."""
+
+    def rank(update: RefUpdate) -> tuple[bool, list[tuple[int, int, bytes]]]:
+        words = re.split(rb"([0-9]+)", ref_bytes(update.name))
+        return not update.name.startswith("refs/tags/"), [
+            (0, int(word), b"") if word.isdigit() else (1, 0, word) for word in words
+        ]
+
+    return sorted(updates, key=rank)
+
+
+def making_way(run: Run) -> Callable[[], bool]:
+    """Return a question, cheap enough for every piece of a pack: whether others have waited long enough for this run."""
+    clock = run.world.clock
+    began = asked = clock.monotonic()
+    answer = False
+
+    def yielding() -> bool:
+        nonlocal asked, answer
+        now = clock.monotonic()
+        if now - began >= FETCH_ALONE_SECONDS and now - asked >= 1.0:
+            asked, answer = now, run.world.crowded()
+        return answer
+
+    return yielding
+
+
+def boundary(run: Run, updates: Sequence[RefUpdate]) -> list[GitOid]:
+    """Return our tips, those worth naming first: old tips of what moves, then HEAD's, then the others."""
     tips = run.published.tips
     first = [update.old for update in updates if update.old is not None]
     head = [tips[run.published.head]] if run.published.head in tips else []
     rest = [tips[name] for name in sorted(tips, key=ref_bytes)]
-    return list(dict.fromkeys([*first, *head, *rest]))[:HAVES_SENT]
+    return list(dict.fromkeys([*first, *head, *rest]))
 
 
 def check(run: Run, updates: Sequence[RefUpdate]) -> list[RefUpdate]:
@@ -229,6 +286,8 @@ def check(run: Run, updates: Sequence[RefUpdate]) -> list[RefUpdate]:
         reason = inspection.bad.get(update.new) if update.new is not None else None
         if reason is None:
             sound.append(update)
+        elif run.given_up:
+            run.hold(update.name, "MS-H009", "; ".join(list(run.given_up.values())[:GIVEN_UP_TOLD]))
         else:
             run.hold(update.name, "MS-H003", reason)
     return sound

@@ -83,6 +83,8 @@ class Run:
     lfs_bytes: int = 0
     complete: bool = False
     lfs_failure: Exception | None = None
+    reported: bool = False
+    """Whether people were told how far a fetch or transfer is that has not ended."""
     given_up: Mapping[GitOid, str] = field(default_factory=dict)
     """Git objects that fit through no connection, with the reasons."""
 
@@ -109,6 +111,9 @@ class Run:
         """Show people how far the fetch or transfer of this run is."""
         if progress is not None:
             self.world.telemetry.progress(self.mirror.name, progress)
+        elif not self.reported:
+            return
+        self.reported = progress is not None
         self.world.state.note_progress(self.mirror.id, progress)
 
     def tips(self) -> frozenset[GitOid]:

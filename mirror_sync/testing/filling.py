@@ -94,9 +94,12 @@ class MemoryFilling:
     def _index(self, data: bytes, *, graph: bool, error: MirrorSyncError | None) -> Taken:
         whole = data[len(PACK) :].rpartition(b"\n")[0].split(b"\n") if data.startswith(PACK) else []
         oids = [GitOid(line.decode()) for line in whole if line not in (b"", END.strip())]
-        (self._disk.graph if graph else self._disk.came).update(oids)
-        if not graph:
+        if graph:
+            self._disk.graph.update(oids)
+        else:
             self._stage.update(oids)
+            if self.begun() or error is not None:
+                self._disk.came.update(oids)
         return Taken(len(data), len(oids), len(oids), complete=error is None, error=error)
 
     def take_stock(self, access: GitAccess, tips: Sequence[GitOid], *, max_bytes: int) -> int:
@@ -119,7 +122,8 @@ class MemoryFilling:
     def _needed(self) -> list[GitOid]:
         return self._objects.reach(self._goal().tips, without=self._goal().boundary)
 
-    def gap(self, *, wants: int, haves: int) -> Gap | None:
+    def gap(self, *, wants: int, haves: int, strict: bool = False) -> Gap | None:
+        del strict  # nothing here ever is of another goal and gone
         known = self._disk.graph | self._disk.came | self._store | self._done()
         commits = [oid for oid in self._needed() if oid in known]
         missing = [parent for oid in commits for parent in self._objects[oid].parents if parent not in known] or [
