@@ -481,9 +481,11 @@ def clone_world(
     neither ``token_file`` nor a credential helper knows one.
     """
     from mirror_sync.lfs_store import FileObjectStore
+    from mirror_sync.repos.git import git_version
     from mirror_sync.repos.worktree import RESERVE_BYTES, CloneDirectory, GitCredentials, OwnersSettings
     from mirror_sync.upstream import Connections, HttpUpstream
 
+    git_version()  # says it when there is none, or one that is too old
     clock = SystemClock()
     settings = OwnersSettings(environment)
     url = _rewritten(settings, order.url)

@@ -176,6 +176,8 @@ def parse_repository_url(text: str) -> UpstreamUrl:
     path = _decode_path(parts.path, text)
     if not path or {"", ".", ".."} & set(path.split("/")[1:]):
         raise UsageError("a repository URL has a path, such as /owner/name")
+    if any(char < " " or char in "\x7f\\" for char in path):
+        raise AddressRefused(f"{printable(text)!r} hides a control character or a backslash in its path")
     host = _check_host(host, text)
     return UpstreamUrl(parts.scheme, host, port or DEFAULT_PORTS[parts.scheme], path)
 

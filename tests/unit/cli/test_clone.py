@@ -33,6 +33,13 @@ def test_what_is_no_address_here_is_refused_and_says_so(url: str) -> None:
         _checked(url)
 
 
+@pytest.mark.parametrize("hidden", ["%0ahost=evil.test", "%0D", "%00", "%5C", "%7f", "%2e%2e/b"])
+def test_nothing_hides_in_an_address_that_credential_helpers_are_asked_about(hidden: str) -> None:
+    with pytest.raises(MirrorSyncError):
+        _checked(f"https://git.test/a{hidden}/b" if hidden != "%2e%2e/b" else f"https://git.test/a/{hidden}")
+    assert _checked("https://git.test/My%20Project/_git/model") == "git.test/My Project/_git/model"
+
+
 def test_a_password_in_the_url_is_refused_and_never_repeated() -> None:
     with pytest.raises(AddressRefused) as caught:
         _checked("https://me:topsecret@git.test/acme/model")
