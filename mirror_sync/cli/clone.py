@@ -153,7 +153,7 @@ def _checked(url: str) -> MirrorName:
 
 def humanish(url: str, *, bare: bool) -> str:
     """Return the directory that git would choose for ``url``."""
-    last = parse_repository_url(url).path.removesuffix(".git").rpartition("/")[2]
+    last = urlsplit(url).path.rstrip("/").removesuffix(".git").rpartition("/")[2]
     return f"{last}.git" if bare else last
 
 

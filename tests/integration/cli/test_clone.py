@@ -320,6 +320,19 @@ def test_the_directory_is_named_as_git_names_it(
     assert git(tmp_path / "model", "remote", "get-url", "origin").strip() == repo.url + ".git"
 
 
+def test_an_address_with_a_blank_in_it(up: GitUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = up.create("my project/my model")
+    repo.commit({"README": "hello\n"})
+    url = f"{up.origin}/my%20project/my%20model"
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "theirs").mkdir()
+    monkeypatch.chdir(tmp_path / "ours")
+    assert call("clone", url) == codes.DONE
+    git(tmp_path / "theirs", "clone", "--quiet", url)
+    (theirs,) = (tmp_path / "theirs").iterdir()
+    assert picture(tmp_path / "ours" / theirs.name) == picture(theirs)
+
+
 def test_a_repository_around_it_has_no_say(up: GitUpstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = model(up)
     around = tmp_path / "around"

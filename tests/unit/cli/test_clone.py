@@ -16,6 +16,7 @@ from mirror_sync.errors import AddressRefused, MirrorSyncError
         ("https://github.com/acme/model.git/", "model"),
         ("http://mirror:8080/127.0.0.1:41833/acme/model", "model"),
         ("https://git.test/one", "one"),
+        ("https://git.test/my%20project/my%20model", "my%20model"),
     ],
 )
 def test_the_directory_is_what_git_would_choose(url: str, directory: str) -> None:
