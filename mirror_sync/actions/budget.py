@@ -74,7 +74,7 @@ class Window:
             if len(self._flowing) >= self.size:
                 self._begin(now + SETTLE_SECONDS)
             return
-        if now < self._since:
+        if now <= self._since:
             return
         self._work += size + answers * ANSWER_WORTH
         self._bytes += size
@@ -85,10 +85,13 @@ class Window:
         assert self._since is not None
         took = now - self._since
         enough = self._bytes >= ENOUGH_BYTES * self.size or self._answers >= ENOUGH_ANSWERS * self.size
-        if took < SHORT_SECONDS or (not enough and took < SLOWEST_SECONDS):
+        base = self._base
+        # A few more connections are told from a lucky moment by a longer look than twice as many.
+        doubled = base is None or self.size >= 2 * base[0] or self.size == base[0]
+        least = SHORT_SECONDS if doubled else LONG_SECONDS
+        if took < least or (not enough and took < SLOWEST_SECONDS):
             return
         rate = self._work / took
-        base = self._base
         if base is not None and self.size > base[0]:
             wanted = base[1] * (1 + GAIN * (self.size - base[0]) / base[0])
             if rate >= wanted:
@@ -159,13 +162,10 @@ class Share:
 
     def __init__(self) -> None:
         self.held: dict[str, int] = {}
+        self.leaving: dict[str, int] = {}
+        """Of those, the ones that are to be given back soon."""
         self.hungry_at: dict[str, float] = {}
         """When a connection to a host was last denied."""
-
-    @property
-    def total(self) -> int:
-        """Connections held in all."""
-        return sum(self.held.values())
 
 
 @dataclass(eq=False, slots=True)
@@ -216,26 +216,31 @@ class Budget:
 
         ``instead`` names a place at another host that is given back for it.
         """
-        now = self._clock.monotonic()
         with self._guard:
-            known = self._hosts.setdefault(host, _Host())
-            if self._clock.now() < known.rests_until:
-                return None
-            most = min(known.window.size, self._most(host))
-            if (
-                self._used - (instead is not None) >= self.connections
-                or known.used >= most
-                or share.held.get(host, 0) >= self._fair(share, host, most, now)
-            ):
-                share.hungry_at[host] = now
-                return None
-            if instead is not None:
+            if instead is None:
+                return self._take(share, host)
+            self._count(instead, -1)
+            place = self._take(share, host)
+            self._count(instead, +1)
+            if place is not None:
                 self._stay(instead)
                 self._count(instead, -1)
-            place = Place(share, host)
-            self._count(place, +1)
-            share.hungry_at.pop(host, None)
             return place
+
+    def _take(self, share: Share, host: str) -> Place | None:
+        known = self._hosts.setdefault(host, _Host())
+        if self._clock.now() < known.rests_until:
+            return None
+        now = self._clock.monotonic()
+        most = min(known.window.size, self._most(host))
+        full = self._used >= self.connections or known.used >= most
+        if full or self._surplus(share, host, most, now) >= 0:
+            share.hungry_at[host] = now
+            return None
+        place = Place(share, host)
+        self._count(place, +1)
+        share.hungry_at.pop(host, None)
+        return place
 
     def keep(self, place: Place) -> bool:
         """Tell whether the place may be used once more."""
@@ -247,7 +252,7 @@ class Budget:
                 not place.leaving
                 and self._used <= self.connections
                 and known.used <= most
-                and place.share.held[place.host] <= self._fair(place.share, place.host, most, now)
+                and self._surplus(place.share, place.host, most, now) <= 0
                 and self._clock.now() >= known.rests_until
             )
 
@@ -260,7 +265,11 @@ class Budget:
     def _stay(self, place: Place) -> None:
         if place.leaving:
             place.leaving = False
-            self._hosts[place.host].leaving -= 1
+            self._count_leaving(place, -1)
+
+    def _count_leaving(self, place: Place, step: int) -> None:
+        self._hosts[place.host].leaving += step
+        place.share.leaving[place.host] = place.share.leaving.get(place.host, 0) + step
 
     def _count(self, place: Place, step: int) -> None:
         self._used += step
@@ -270,15 +279,30 @@ class Budget:
     def _most(self, host: str) -> int:
         return self.connections if self._per_host is None else max(1, min(self.connections, self._per_host(host)))
 
-    def _fair(self, share: Share, host: str, most: int, now: float) -> int:
-        """Return how many connections to ``host`` one transfer may hold while others want some."""
-        others = [other for other in self._shares if other is not share]
-        hungry = [other for other in others if now - other.hungry_at.get(host, float("-inf")) < HUNGER_SECONDS]
-        if not hungry:
-            return most
-        rivals = 1 + sum(1 for other in others if other in hungry or other.held.get(host, 0) > 0)
-        pool = min(most, self.connections)
-        return max(1, -(-pool // rivals))
+    def _surplus(self, share: Share, host: str, most: int, now: float) -> int:
+        """Return how many connections to ``host`` one transfer holds more than is fair to others that want some.
+
+        Negative when it may have more.  Those that it is about to give back count as given back.
+        """
+        held = share.held.get(host, 0) - share.leaving.get(host, 0)
+        over = held - self._fair(share, most, now, host)
+        if self._used >= self.connections:
+            total = sum(share.held.values()) - sum(share.leaving.values())
+            over = max(over, total - self._fair(share, self.connections, now, ""))
+        return over
+
+    def _fair(self, share: Share, most: int, now: float, host: str) -> int:
+        """Return one transfer's part of ``most`` connections, to ``host`` or (empty) to any."""
+        rivals, hungry = 1, False
+        for other in self._shares:
+            if other is share:
+                continue
+            denied = other.hungry_at.get(host) if host else max(other.hungry_at.values(), default=None)
+            wants = denied is not None and now - denied < HUNGER_SECONDS
+            holds = other.held.get(host, 0) if host else sum(other.held.values())
+            hungry = hungry or wants
+            rivals += wants or holds > 0
+        return max(1, -(-min(most, self.connections) // rivals)) if hungry else most
 
     # -- what is learnt
 
@@ -294,10 +318,10 @@ class Budget:
                 return Advice.MORE
             if place.leaving:
                 return Advice.LEAVE
-            fair = self._fair(place.share, place.host, min(known.window.size, most), now)
-            if known.used - known.leaving > min(known.window.size, most) or place.share.held[place.host] > fair:
+            most = min(known.window.size, most)
+            if known.used - known.leaving > most or self._surplus(place.share, place.host, most, now) > 0:
                 place.leaving = True
-                known.leaving += 1
+                self._count_leaving(place, +1)
                 return Advice.LEAVE
             return Advice.GO_ON
 
