@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 
@@ -168,6 +169,123 @@ class ObjectStoreContract:
             incomplete.write(0, DATA)
             incomplete.promote()
         assert read(objects, pointer.oid) == DATA
+
+    # -- who sent what
+
+    def test_who_sent_what_is_told_and_kept(self, objects):
+        pointer = pointer_to(DATA)
+        with objects.incomplete(pointer) as incomplete:
+            incomplete.write(0, DATA[:1000], source="up.example")
+            incomplete.write(1000, DATA[1000:2000], source="near.example")
+            incomplete.write(2000, DATA[2000:3000])
+            incomplete.write(4000, DATA[4000:5000], source="up.example")
+            incomplete.write(5000, DATA[5000:6000], source="up.example")
+            told = [
+                (0, 1000, "up.example"),
+                (1000, 2000, "near.example"),
+                (2000, 3000, ""),
+                (4000, 6000, "up.example"),
+            ]
+            assert incomplete.origins() == told
+        with objects.incomplete(pointer) as incomplete:
+            assert incomplete.origins() == told
+            incomplete.restart()
+            assert incomplete.origins() == []
+
+    def test_bytes_sent_again_are_of_who_sent_them_last(self, objects):
+        with objects.incomplete(pointer_to(DATA)) as incomplete:
+            incomplete.write(0, DATA[:3000], source="near.example")
+            incomplete.write(1000, DATA[1000:2000], source="up.example")
+            assert incomplete.origins() == [
+                (0, 1000, "near.example"),
+                (1000, 2000, "up.example"),
+                (2000, 3000, "near.example"),
+            ]
+
+    def test_what_is_here_can_be_read_and_replaced(self, objects):
+        pointer = pointer_to(DATA)
+        wrong = DATA[:4000] + bytes(100) + DATA[4100:]
+        with objects.incomplete(pointer) as incomplete:
+            incomplete.write(0, wrong, source="near.example")
+            with pytest.raises(ObjectCorrupt):
+                incomplete.verify()
+            assert incomplete.read(3990, 4110) == wrong[3990:4110]
+            incomplete.write(4000, DATA[4000:4100], source="up.example")
+            incomplete.verify()
+            assert not objects.has(pointer), "verified is not promoted"
+            incomplete.promote()
+        assert read(objects, pointer.oid) == DATA
+
+    def test_a_verified_object_that_is_written_again_is_verified_again(self, objects):
+        pointer = pointer_to(DATA)
+        with objects.incomplete(pointer) as incomplete:
+            incomplete.write(0, DATA)
+            incomplete.verify()
+            incomplete.write(0, b"\xff")
+            with pytest.raises(ObjectCorrupt):
+                incomplete.promote()
+
+    def test_a_gap_is_not_verified(self, objects):
+        with objects.incomplete(pointer_to(DATA)) as incomplete:
+            incomplete.write(1, DATA[1:])
+            with pytest.raises(UsageError):
+                incomplete.verify()
+
+    def test_several_threads_write_one_object(self, objects):
+        pointer = pointer_to(DATA)
+        with objects.incomplete(pointer) as incomplete:
+
+            def write(number):
+                for at in range(number * 16, len(DATA), 8 * 16):
+                    incomplete.write(at, DATA[at : at + 16], source=f"{number % 3}.example")
+
+            threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert incomplete.missing() == []
+            assert sum(end - start for start, end, _ in incomplete.origins()) == len(DATA)
+            incomplete.promote()
+        assert read(objects, pointer.oid) == DATA
+
+    # -- many at once
+
+    def test_what_has_begun_is_told(self, objects):
+        assert objects.begun() == frozenset()
+        pointer, here = pointer_to(DATA), keep(objects, b"here")
+        with objects.incomplete(pointer) as incomplete:
+            incomplete.write(0, DATA[:10])
+        assert objects.begun() == {pointer.oid}
+        assert here.oid not in objects.begun()
+
+    @pytest.mark.parametrize("number", [1, 2, 20])
+    def test_several_objects_are_promoted_together(self, objects, number):
+        contents = [b"%05d" % at for at in range(number)]
+        with contextlib.ExitStack() as held:
+            incompletes = [held.enter_context(objects.incomplete(pointer_to(data))) for data in contents]
+            for incomplete, data in zip(incompletes, contents, strict=True):
+                incomplete.write(0, data)
+            objects.promote(incompletes)
+            objects.promote(incompletes)
+            assert all(incomplete.missing() == [] for incomplete in incompletes)
+        for data in contents:
+            assert read(objects, pointer_to(data).oid) == data
+        assert objects.begun() == frozenset()
+
+    @pytest.mark.parametrize("number", [2, 20])
+    def test_of_several_none_is_promoted_when_one_is_wrong(self, objects, number):
+        contents = [b"%05d" % at for at in range(number)]
+        with contextlib.ExitStack() as held:
+            incompletes = [held.enter_context(objects.incomplete(pointer_to(data))) for data in contents]
+            for incomplete, data in zip(incompletes, contents, strict=True):
+                incomplete.write(0, data)
+            incompletes[-1].write(0, b"x")
+            with pytest.raises(ObjectCorrupt) as caught:
+                objects.promote(incompletes)
+            assert caught.value.expected == incompletes[-1].pointer.oid
+            assert not any(objects.has(pointer_to(data)) for data in contents)
+            incompletes[-1].restart()
 
     # -- refusals
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import random
 import shutil
 from functools import partial
@@ -13,7 +15,7 @@ import pytest
 from mirror_sync.domain.names import LfsOid
 from mirror_sync.domain.parts import count
 from mirror_sync.domain.pointers import Pointer
-from mirror_sync.lfs_store import FileObjectStore
+from mirror_sync.lfs_store import FileObjectStore, durable
 from mirror_sync.testing.clock import HandClock
 from tests.support.kill_at import killed_at, steps_of
 
@@ -151,6 +153,70 @@ def test_sweeping_and_stale_eviction_survive_every_point(directory):
             break
     else:
         pytest.fail("the sweep never came to its end")
+
+
+SMALL_ONES = [b"%05d" % number * 100 for number in range(12)]
+
+
+def fetch_many(directory):
+    objects = store(directory)
+    with contextlib.ExitStack() as held:
+        incompletes = []
+        for data in SMALL_ONES:
+            pointer = Pointer(LfsOid(hashlib.sha256(data).hexdigest()), len(data))
+            incomplete = held.enter_context(objects.incomplete(pointer))
+            if incomplete.missing():
+                incomplete.write(0, data)
+            incompletes.append(incomplete)
+        objects.promote(incompletes)
+
+
+def test_every_point_of_many_promoted_together(directory):
+    right = {hashlib.sha256(data).hexdigest(): data for data in SMALL_ONES}
+    seen = set()
+    for point in range(1, 200):
+        shutil.rmtree(directory, ignore_errors=True)
+        killed = killed_at(point, lambda: fetch_many(directory))
+        finals = [path for path in (directory / "objects").rglob("*") if path.is_file()]
+        for path in finals:
+            assert path.read_bytes() == right[path.name], "only verified bytes have a final path"
+            assert path.stat().st_mode & 0o777 == 0o444
+        seen.add(len(finals))
+        fetch_many(directory)
+        assert all(store(directory).verify(LfsOid(oid)) for oid in right)
+        assert [path.name for path in (directory / "incomplete").iterdir()] == [], "nothing is left over"
+        if not killed:
+            break
+    else:
+        pytest.fail("the fetch never came to its end")
+    assert seen == set(range(len(SMALL_ONES) + 1))
+
+
+def test_order_of_the_durable_steps_of_many(directory, tmp_path):
+    """Every byte is durable before the first final name is given, and every name before an object counts as here."""
+    calls = tmp_path / "calls"
+
+    def noting():
+        sync = durable.sync_file_system
+
+        def noted(path):
+            sync(path)
+            os.rename(calls, calls)  # a step of its own in the record
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mirror_sync.lfs_store.store.sync_file_system", noted)
+            fetch_many(directory)
+
+    calls.touch()
+    steps = steps_of(noting, tmp_path / "steps")
+    synced = [place for place, step in enumerate(steps) if step[:2] == ("rename", str(calls))]
+    placed = [place for place, step in enumerate(steps) if step[0] == "replace" and "/objects/" in step[2]]
+    written = [place for place, step in enumerate(steps) if step[0] == "pwrite"]
+    changed = [place for place, step in enumerate(steps) if step[0] in {"fchmod", "ftruncate"}]
+    assert len(synced) == 2
+    assert len(placed) == len(SMALL_ONES)
+    assert max([*written, *changed]) < synced[0] < min(placed)
+    assert max(placed) < synced[1]
 
 
 def test_order_of_durable_steps(directory, tmp_path, request):

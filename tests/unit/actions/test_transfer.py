@@ -16,6 +16,7 @@ from mirror_sync.errors import (
     Interrupted,
     ObjectBusy,
     ObjectMissingUpstream,
+    Preempted,
     RateLimited,
     StorageFull,
     UpstreamGone,
@@ -722,6 +723,15 @@ def test_stopping_ends_the_wait_for_somebody(scene):
 # ---------------------------------------------------------------- the whole transfer ends
 
 
+def test_a_short_wait_is_waited_for(scene):
+    pointer, other = scene.upstream.put(BIG), scene.upstream.put(BIG + b"x")
+    scene.upstream.faults[pointer.oid].append(Fault(error=RateLimited(until=scene.clock.now() + 20)))
+    scene.upstream.batch_errors.extend([RateLimited(until=scene.clock.now() + 7)])
+    scene.whole(scene.run(pointer, other), pointer, other)
+    assert scene.clock.slept == [7.0, 13.0]
+    assert scene.reports[-1].cuts == 0
+
+
 def test_a_rate_limit_on_a_download_ends_the_transfer_and_keeps_what_came(scene):
     first, second, third = (scene.upstream.put(bytes([n]) * (n + 1)) for n in range(3))
     limited = RateLimited(until=scene.clock.now() + 300)
@@ -864,6 +874,55 @@ def test_stopped_before_it_began_it_does_nothing(scene):
     report = scene.run(scene.upstream.put(b"data"))
     assert isinstance(report.error, Interrupted)
     assert scene.upstream.batches == []
+
+
+def test_others_that_wait_end_it_and_the_parts_stay(scene):
+    pointer, larger = (
+        scene.upstream.put(BIG, Fault(before_piece=lambda _: scene.clock.advance(0.5))),
+        scene.upstream.put(BIG + b"x"),
+    )
+    asked = []
+
+    def waiting():
+        asked.append(scene.clock.monotonic())
+        return len(asked) == 3
+
+    scene.yielding = waiting
+    report = scene.run(pointer, larger)
+    assert isinstance(report.error, Preempted)
+    assert not report.failed
+    assert not report.arrived
+    assert asked == [0.0, 1.0, 2.0], "about once a second"
+    assert scene.asked(larger) == []
+    with scene.objects.incomplete(pointer) as incomplete:
+        assert incomplete.missing() == [(400 * KIB, len(BIG))]
+    scene.yielding = lambda: False
+    scene.whole(scene.run(pointer, larger), pointer, larger)
+
+
+def test_others_that_wait_from_the_beginning_let_nothing_begin(scene):
+    scene.yielding = lambda: True
+    report = scene.run(scene.upstream.put(b"data"))
+    assert isinstance(report.error, Preempted)
+    assert scene.upstream.batches == []
+
+
+def test_progress_says_all_that_people_ask_for(scene):
+    here = scene.objects.put(b"here")
+    begun = scene.upstream.put(BIG, Fault(before_piece=lambda _: scene.clock.advance(1.0), cut_after=300 * KIB))
+    small = scene.upstream.put(b"small")
+    with scene.objects.incomplete(begun) as incomplete:
+        incomplete.write(0, BIG[: 100 * KIB])
+    scene.run(here, small, begun)
+    first, last = scene.reports[0], scene.reports[-1]
+    assert (first.done, first.total) == (200 * KIB + 5, len(BIG) + 5), "what was here before is done"
+    assert first.received == 100 * KIB + 5
+    assert (first.items, first.items_total) == (0, 2)
+    assert first.connections == 1
+    assert first.sources == ("upstream.example",)
+    assert first.rate > 0
+    assert (last.done, last.received) == (len(BIG) + 5, 900 * KIB + 5)
+    assert (last.items, last.connections, last.cuts) == (2, 0, 1)
 
 
 def test_stopping_with_many_at_once_loses_nothing(scene):
