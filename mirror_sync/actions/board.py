@@ -70,6 +70,7 @@ WAVE_SECONDS = 0.25
 """So many small objects, or those of so long, are promoted together."""
 
 BUSY_POLL_SECONDS = 1.0
+PLACE_POLL_SECONDS = 0.05
 MAX_TEXT = 300
 
 
@@ -242,6 +243,8 @@ class Board:
             waits = [wait for wait in waits if wait > 0]
             rests = [(self._rests_until(source) - wall, source.number, source) for source in live]
             rests = [rest for rest in rests if rest[0] > 0]
+            if len(rests) < len(live) and not waits and (self._begun or any(wanted.gaps for wanted in self._open)):
+                return PLACE_POLL_SECONDS  # others use every connection
             if rests and not waits:
                 wait, _, source = min(rests)
                 if wait > PATIENCE_SECONDS:
@@ -378,6 +381,7 @@ class Board:
             self.course.short = error
         for wanted in self._order:
             if wanted.state is not State.ENDED:
+                wanted.granted.pop(source.number, None)
                 self._consider(wanted)
 
     # -- what an object is waiting for
@@ -614,6 +618,12 @@ class Board:
                 return
             wanted.busy_until = now + BUSY_POLL_SECONDS
             self._consider(wanted)
+
+    def span(self, leg: Leg) -> Part | None:
+        """Return what a leg is to ask for now, ``None`` when others took all of it meanwhile."""
+        with self.changed:
+            leg.asked_end = leg.end
+            return (leg.start, leg.end) if leg.start < leg.end else None
 
     def claim(self, leg: Leg, size: int) -> int:
         """Let a leg write up to ``size`` bytes more; return how many."""

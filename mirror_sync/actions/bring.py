@@ -182,9 +182,12 @@ class Bringer:
         wanted, course = leg.wanted, self.course
         action = leg.granted.answer.action
         assert action is not None
+        span = self.board.span(leg)
+        if span is None:
+            return
         course.opened(leg.place.host)
         try:
-            body = leg.source.upstream.open_object(wanted.pointer, action, start=leg.start, end=leg.end)
+            body = leg.source.upstream.open_object(wanted.pointer, action, start=span[0], end=span[1])
             try:
                 self.board.reading(leg, body)
                 self._keep(leg, body)
