@@ -190,6 +190,7 @@ def configuration(directory: Path, url: str, *, stall: str = "", lfs: bool = Tru
         directory.mkdir(parents=True, exist_ok=True)
         host = TrustedHost(parse_upstream_url(url).netloc, allow_http=True, allow_private=True)
         text = default_config_text(listen="127.0.0.1:1", hosts=[host], lfs=lfs)
+        text = text.replace('lease = "20s"', 'lease = "50m"')  # nobody renews it here, and --later goes past it
         if stall:
             text += f'\n[git]\nstall_timeout = "{stall}"\n'
         write_secret(directory / "webhook-secret", "0" * 64)
