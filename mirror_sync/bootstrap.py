@@ -123,7 +123,11 @@ class App:
     @cached_property
     def budget(self) -> Budget:
         """The LFS connections that all transfers of this process share."""
-        return Budget(self.settings.workers.lfs, clock=self.clock)
+        return Budget(
+            self.settings.workers.lfs,
+            clock=self.clock,
+            per_host=lambda host: self.settings.upstream_rule(host).concurrency,
+        )
 
     @cached_property
     def metrics(self) -> Metrics:

@@ -34,6 +34,8 @@ SHY_SECONDS = 5.0
 IDLE_SECONDS = 30.0
 HUNGER_SECONDS = 1.0
 DISTRUST_SECONDS = 3600.0
+RULES_SECONDS = 1.0
+MOST_HOSTS = 4096
 
 
 class Window:
@@ -153,6 +155,9 @@ class _Host:
     window: Window = field(default_factory=Window)
     used: int = 0
     leaving: int = 0
+    most: int | None = None
+    """What the rules allow, as it was when they were asked last."""
+    asked_at: float = 0.0
     rests_until: float = 0.0
     """Unix seconds."""
 
@@ -228,7 +233,7 @@ class Budget:
             return place
 
     def _take(self, share: Share, host: str) -> Place | None:
-        known = self._hosts.setdefault(host, _Host())
+        known = self._known(host)
         if self._clock.now() < known.rests_until:
             return None
         now = self._clock.monotonic()
@@ -277,7 +282,19 @@ class Budget:
         place.share.held[place.host] = place.share.held.get(place.host, 0) + step
 
     def _most(self, host: str) -> int:
-        return self.connections if self._per_host is None else max(1, min(self.connections, self._per_host(host)))
+        if self._per_host is None:
+            return self.connections
+        known, now = self._hosts[host], self._clock.monotonic()
+        if known.most is None or not 0 <= now - known.asked_at < RULES_SECONDS:
+            known.most, known.asked_at = max(1, min(self.connections, self._per_host(host))), now
+        return known.most
+
+    def _known(self, host: str) -> _Host:
+        if host not in self._hosts and len(self._hosts) >= MOST_HOSTS:
+            # Hosts come from upstreams' answers too, so there is no end to them.
+            now = self._clock.now()
+            self._hosts = {name: at for name, at in self._hosts.items() if at.used or at.rests_until > now}
+        return self._hosts.setdefault(host, _Host())
 
     def _surplus(self, share: Share, host: str, most: int, now: float) -> int:
         """Return how many connections to ``host`` one transfer holds more than is fair to others that want some.
@@ -328,7 +345,7 @@ class Budget:
     def pushed_back(self, host: str, *, until: float | None = None) -> None:
         """Note that a host refused or failed; ``until`` (Unix seconds) it wants to be left alone."""
         with self._guard:
-            known = self._hosts.setdefault(host, _Host())
+            known = self._known(host)
             known.window.pushed_back(self._clock.monotonic())
             if until is not None:
                 known.rests_until = max(known.rests_until, until)

@@ -393,7 +393,7 @@ class Workers(_Section):
     """How much is done at once."""
 
     git: Whole = _key(8, "Mirrors synced at the same time.", restart=True, least=1, most=256)
-    lfs: Whole = _key(16, "LFS objects transferred at the same time.", restart=True, least=1, most=256)
+    lfs: Whole = _key(32, "Connections for LFS objects at the same time.", restart=True, least=1, most=256)
     drain_timeout: Seconds = _key("60s", "How long a stopping worker lets runs come to a good end.", restart=True)
     lease: Seconds = _key("60s", "How long a mirror stays with a worker that no longer answers.", restart=True)
 
@@ -456,7 +456,7 @@ class Upstream(_Section):
     username: Text = _key("x-access-token", "User name sent with the token.")
     proxy: Proxy = _key("", 'Proxy to use; empty: HTTPS_PROXY and NO_PROXY; "none": none.')
     ca_file: Text = _key("", "Certificates to trust instead of the system's.")
-    concurrency: Whole = _key(8, "Connections to this host at the same time.", least=1, most=256)
+    concurrency: Whole = _key(32, "Connections to this host at the same time.", least=1, most=256)
     raw_url: RawUrl = _key("", 'URL of one file of a commit; empty: as is known of the host; "none": there is none.')
     accelerators: NearTemplates = _key([], "Nearer places of this host's repositories: URLs with {path}, and {host}.")
     rate: Rate = _key("none", "Most that is fetched in a second from this host.")

@@ -79,7 +79,7 @@ class WorkerSettings:
     """How much the worker does at once."""
 
     git: int = 8
-    lfs: int = 16
+    lfs: int = 32
     drain_timeout: float = 60.0
     lease_seconds: float = 60.0
 
@@ -142,7 +142,7 @@ class UpstreamRule:
     proxy: str = field(default="", repr=False)
     """Empty: no proxy.  The environment's proxy is filled in already."""
     ca_file: Path | None = None
-    concurrency: int = 8
+    concurrency: int = 32
     raw_url: str = ""
     """Where single files of a commit are: a URL with ``{path}``, ``{commit}`` and ``{file}``, ``none``, or empty."""
     accelerators: tuple[str, ...] = ()

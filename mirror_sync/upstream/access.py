@@ -31,7 +31,7 @@ class Access:
     username: str = "x-access-token"
     proxy: str = field(default="", repr=False)
     ca_file: str = ""
-    concurrency: int = 8
+    concurrency: int = 32
     stall_timeout: float = 60.0
     raw_url: str = ""
     user_agent: str = DEFAULT_USER_AGENT

@@ -25,7 +25,7 @@ from mirror_sync.upstream.deadlines import Deadlines, Limit
 CONNECT_SECONDS = 15.0
 HANDSHAKE_SECONDS = 45.0
 KEPT_HOSTS = 256
-KEPT_PER_HOST = 16
+KEPT_PER_HOST = 64
 
 
 class StaleConnectionError(ConnectionResetError):
