@@ -143,7 +143,7 @@ def test_places_are_given_up_to_the_number_of_the_host_at_this_moment(clock):
     assert len(places) == 4
     assert budget.window(HOST) == 4
     allowed[HOST] = 2
-    clock.advance(1)
+    clock.advance(2)
     assert not budget.keep(places[0])
     assert [budget.came(place, 1000) for place in places].count(Advice.LEAVE) == 2
 
