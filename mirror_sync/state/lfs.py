@@ -49,6 +49,12 @@ VERDICTS_AT_ONCE = 5000
 NOT_HERE = literal_column("mirror_lfs.status") != literal_column("0")
 """As literals: the planner must see that the partial indices cover it."""
 
+due_time = wants.c.ready_at + 0.0
+"""As a sum, so that no index by time is used where the one by rank and size gives the order."""
+
+FOR_REFS, FOR_HISTORY = wants.c.rank < HISTORY_RANK, wants.c.rank == HISTORY_RANK
+"""Asked apart: of the many objects of history, an index finds the small ones only when their rank is one."""
+
 
 class Lfs(Pointers, Calls):
     """Which LFS objects are here, and which to fetch next."""
@@ -227,16 +233,14 @@ class Lfs(Pointers, Calls):
         if tried:
             query = query.where(m.id.not_in(tried))
         if largest is not None:
+            small = (NOT_HERE, wants.c.status == WANTED, wants.c.size <= largest, due_time <= self._now)
             query = query.where(
-                exists()
-                .where(
-                    wants.c.mirror_id == m.id,
-                    NOT_HERE,
-                    wants.c.status == WANTED,
-                    wants.c.size <= largest,
-                    wants.c.ready_at <= self._now,
+                or_(
+                    *(
+                        exists().where(wants.c.mirror_id == m.id, *small, ranks).correlate(mirrors)
+                        for ranks in (FOR_REFS, FOR_HISTORY)
+                    )
                 )
-                .correlate(mirrors)
             )
         return query.order_by(m.lfs_ready_at).limit(1).with_for_update(of=mirrors, skip_locked=True)
 
@@ -246,15 +250,17 @@ class Lfs(Pointers, Calls):
         """Return the objects to fetch next, locked: those of one ref, or of history."""
         rows: list[AnyRow] = []
         for status in (WANTED, KNOWN_MISSING) if largest is None else (WANTED,):
-            ready = select(wants.c.oid, wants.c.size, wants.c.attempts, wants.c.rank).where(
-                wants.c.mirror_id == mirror.id, NOT_HERE, wants.c.status == status, wants.c.ready_at <= mirror.now
-            )
-            if largest is not None:
-                ready = ready.where(wants.c.size <= largest)
-            if mirror.syncing:
-                ready = ready.where(wants.c.rank >= TIP_RANK)
-            ready = ready.order_by(wants.c.rank, wants.c.size, wants.c.oid).limit(limit - len(rows))
-            if len(rows) < limit:
+            for ranks in (FOR_REFS, FOR_HISTORY):
+                if len(rows) >= limit:
+                    break
+                ready = select(wants.c.oid, wants.c.size, wants.c.attempts, wants.c.rank).where(
+                    wants.c.mirror_id == mirror.id, NOT_HERE, wants.c.status == status, due_time <= mirror.now
+                )
+                if largest is not None:
+                    ready = ready.where(wants.c.size <= largest)
+                if mirror.syncing:
+                    ready = ready.where(wants.c.rank >= TIP_RANK)
+                ready = ready.where(ranks).order_by(wants.c.rank, wants.c.size, wants.c.oid).limit(limit - len(rows))
                 rows.extend(connection.execute(ready.with_for_update(skip_locked=True)))
         return _together(rows, most_bytes)
 
@@ -307,9 +313,13 @@ class Lfs(Pointers, Calls):
 
     def lfs_claimed(self, mirror_id: MirrorId) -> frozenset[LfsOid]:
         """Implement :meth:`mirror_sync.ports.StateStore.lfs_claimed`."""
-        query = select(wants.c.oid).where(wants.c.mirror_id == mirror_id, NOT_HERE, wants.c.leased_until > self._now)
+        found: set[LfsOid] = set()
         with self._read() as connection:
-            return frozenset(connection.execute(query).scalars())
+            for status in (WANTED, KNOWN_MISSING):
+                later = (NOT_HERE, wants.c.status == status, wants.c.ready_at > self._now)
+                query = select(wants.c.oid).where(wants.c.mirror_id == mirror_id, *later)
+                found.update(connection.execute(query.where(wants.c.leased_until > self._now)).scalars())
+        return frozenset(found)
 
     def lfs_queued(self, *, beside: MirrorId) -> bool:
         """Implement :meth:`mirror_sync.ports.StateStore.lfs_queued`."""

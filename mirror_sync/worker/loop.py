@@ -22,7 +22,7 @@ BEATS_MISSED = 3
 """So many beats in a row that the database did not take are no progress."""
 
 HISTORY_EVERY_SECONDS = 5.0
-HISTORY_SLOTS = 2
+HISTORY_SLOTS = 3
 UPKEEP_EVERY_SECONDS = 30.0
 SWEEP_EVERY_SECONDS = 3600.0
 SWEEP_FIRST_SECONDS = 60.0
