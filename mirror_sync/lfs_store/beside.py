@@ -28,11 +28,23 @@ class Lane:
 
     def put(self, job: Job) -> None:
         """Queue a job; waits while too many do."""
+        self._begin()
+        self._jobs.put(job)
+
+    def offer(self, job: Job) -> bool:
+        """Queue a job unless too many wait; tell whether it was."""
+        self._begin()
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            return False
+        return True
+
+    def _begin(self) -> None:
         self._complain()
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
-        self._jobs.put(job)
 
     def idle(self) -> bool:
         """Tell whether every job is done; raises what one raised."""

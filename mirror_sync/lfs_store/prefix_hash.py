@@ -15,8 +15,8 @@ PIECE = 1 << 20
 class PrefixHash:
     """The SHA-256 of a file's gapless beginning, kept up beside the writing.
 
-    Bytes that arrive in order are hashed from memory; what lay on disk before, or
-    arrived out of order, is read back once the gap before it closes.
+    Bytes that arrive in order are hashed from memory; what lay on disk before, arrived out
+    of order or faster than it can be hashed, is read back.
     """
 
     def __init__(self, fd: int, *, beside: bool) -> None:
@@ -31,10 +31,11 @@ class PrefixHash:
         if offset < self._at:
             self._spoilt = True  # bytes already hashed were written again
             return
-        if offset == self._at:
-            self._do(lambda: self._hash.update(data))
+        if offset == self._at and self._offer(lambda: self._hash.update(data)):
             self._at += len(data)
-        self._catch_up(reach(written, self._at))
+        start, end = self._at, reach(written, self._at)
+        if start < end and self._offer(lambda: self._read(start, end)):
+            self._at = end
 
     def spoil(self) -> None:
         """Trust nothing hashed so far: read it all again when the digest is asked for."""
@@ -66,7 +67,10 @@ class PrefixHash:
         if end <= self._at:
             return
         start, self._at = self._at, end
-        self._do(lambda: self._read(start, end))
+        if self._lane is None:
+            self._read(start, end)
+        else:
+            self._lane.put(lambda: self._read(start, end))
 
     def _read(self, start: int, end: int) -> None:
         buffer = bytearray(min(PIECE, end - start))
@@ -78,8 +82,9 @@ class PrefixHash:
             self._hash.update(view[:count])
             start += count
 
-    def _do(self, job: Job) -> None:
-        if self._lane is None:
-            job()
-        else:
-            self._lane.put(job)
+    def _offer(self, job: Job) -> bool:
+        """Do a job now or beside; ``False`` when too many wait already, for nobody who writes has to wait for a hash."""
+        if self._lane is not None:
+            return self._lane.offer(job)
+        job()
+        return True

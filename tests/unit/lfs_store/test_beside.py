@@ -14,6 +14,17 @@ from mirror_sync.lfs_store.prefix_hash import PrefixHash
 DATA = random.Random(3).randbytes(5_000_000)
 
 
+def test_a_job_is_refused_when_too_many_wait():
+    lane, go_on, done = Lane("test"), threading.Event(), []
+    lane.put(go_on.wait)
+    offered = [lane.offer(lambda number=number: done.append(number)) for number in range(WAITING + 2)]
+    go_on.set()
+    lane.finish()
+    lane.drop()
+    assert offered.count(False) in (2, 3), "the thread may have taken the first job out of the queue already"
+    assert done == [number for number, taken in enumerate(offered) if taken]
+
+
 def test_jobs_are_done_in_order():
     lane, done = Lane("test"), []
     for number in range(100):
