@@ -62,6 +62,9 @@ MOST_FAILING = 4
 """With so many objects waiting to be tried again no other is begun: the server may be down."""
 
 STRANGE_ANSWERS = 2
+"""After so many answers to ranges that were none, the whole object is asked for."""
+
+RANGE_REFUSED = "MS-L416"
 PATIENCE_SECONDS = 30.0
 """A host that wants to be left alone for longer than this ends the transfer when nothing else can go on."""
 
@@ -622,8 +625,14 @@ class Board:
     def span(self, leg: Leg) -> Part | None:
         """Return what a leg is to ask for now, ``None`` when others took all of it meanwhile."""
         with self.changed:
+            if leg.start >= leg.end:
+                return None
+            if leg.wanted.strange.get(leg.source.number, 0) >= STRANGE_ANSWERS and not leg.wanted.doubt:
+                # It has no ranges: the whole is asked for, and what is here is passed over.
+                leg.asked_end = leg.wanted.size
+                return (0, leg.wanted.size)
             leg.asked_end = leg.end
-            return (leg.start, leg.end) if leg.start < leg.end else None
+            return (leg.start, leg.end)
 
     def claim(self, leg: Leg, size: int) -> int:
         """Let a leg write up to ``size`` bytes more; return how many."""
@@ -650,11 +659,15 @@ class Board:
         with self.changed:
             leg.writing = False
 
-    def ignored(self, leg: Leg) -> None:
-        """Let a leg whose server ignored the range take what it sends, as far as nobody else does, and ask for no other."""
+    def ignored(self, leg: Leg, *, before: bool) -> None:
+        """Let a leg whose server ignored the range take what it sends, as far as nobody else does.
+
+        ``before``: what it sends begins before the range, so no other connection is of use.
+        """
         with self.changed:
             wanted = leg.wanted
-            wanted.strange[leg.source.number] = STRANGE_ANSWERS
+            if before:
+                wanted.strange[leg.source.number] = STRANGE_ANSWERS
             for gap in wanted.gaps:
                 if gap[0] == leg.end:
                     leg.end = gap[1]
@@ -756,8 +769,11 @@ class Board:
         wanted, source = leg.wanted, leg.source
         # An action may have expired whatever its server said of its life; one that worked does not count.
         expired = isinstance(error, UpstreamRefused) and leg.granted.used
-        if isinstance(error, UpstreamInvalid):
+        if error.code == RANGE_REFUSED:
             wanted.strange[source.number] = wanted.strange.get(source.number, 0) + 1
+        elif isinstance(error, UpstreamInvalid):
+            if wanted.failures.get(source.number, 0) + 1 >= STRANGE_ANSWERS:
+                wanted.strange[source.number] = STRANGE_ANSWERS
         elif isinstance(error, UpstreamUnavailable):
             self.budget.pushed_back(leg.place.host)
         if not expired:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mirror_sync.actions.board import Ask, Begin, Board, Hand, Look, Promote, Rules, Task
+from mirror_sync.actions.board import RANGE_REFUSED, Ask, Begin, Board, Hand, Look, Promote, Rules, Task
 from mirror_sync.actions.budget import Advice
 from mirror_sync.actions.course import Course
 from mirror_sync.actions.wanted import Brought, Dispute, End, Leg, Wanted
@@ -204,13 +204,14 @@ class Bringer:
             raise UpstreamInvalid(
                 "upstream's LFS server answered with another range",
                 why=f"asked from byte {leg.start}, answered from {body.start}",
+                code=RANGE_REFUSED,
             )
         if body.start < leg.start:
             # A server that ignores the range sends the beginning again: pass over what is
             # here, unless somebody else is fetching the rest, and take what follows too.
             if leg.start - body.start > PASS_OVER_BYTES and not board.alone(leg):
-                raise UpstreamInvalid("upstream's LFS server ignored the range asked for")
-            board.ignored(leg)
+                raise UpstreamInvalid("upstream's LFS server ignored the range asked for", code=RANGE_REFUSED)
+            board.ignored(leg, before=True)
         position, first = body.start, True
         for chunk in body.chunks():
             if course.over:
@@ -238,7 +239,7 @@ class Bringer:
         board, incomplete, at = self.board, leg.wanted.incomplete, leg.at
         assert incomplete is not None
         if position + len(chunk) > leg.asked_end == leg.end:
-            board.ignored(leg)
+            board.ignored(leg, before=False)
         skip = max(0, min(len(chunk), at - position))
         take = board.claim(leg, len(chunk) - skip)
         if take:

@@ -139,7 +139,7 @@ def transfer(
         known_missing=_texts(ends, End.MISSING),
         failed=_texts(ends, End.FAILED),
         bytes_fetched=course.fetched,
-        error=course.error or course.short,
+        error=course.error or (None if all(brought.end is End.ARRIVED for brought in ends.values()) else course.short),
     )
 
 

@@ -400,6 +400,23 @@ def test_more_than_was_asked_for_is_left(scene):
     assert scene.asked(pointer) == [(0, 400 * KIB), (700 * KIB, len(BIG))]
 
 
+def test_a_server_that_refuses_every_range_is_asked_for_the_whole(scene):
+    pointer = scene.upstream.put(BIG)
+    open_object = scene.upstream.open_object
+
+    def whole_only(pointer, action, *, start, end):
+        if (start, end) != (0, pointer.size):
+            scene.upstream.opened.append((pointer.oid, start, end))
+            raise UpstreamInvalid("HTTP 416", code="MS-L416")
+        return open_object(pointer, action, start=start, end=end)
+
+    scene.upstream.open_object = whole_only
+    with scene.objects.incomplete(pointer) as incomplete:
+        incomplete.write(0, BIG[: 300 * KIB])
+    scene.whole(scene.run(pointer), pointer)
+    assert scene.asked(pointer) == [(300 * KIB, len(BIG))] * 2 + [(0, len(BIG))]
+
+
 def test_a_huge_object_is_asked_for_in_pieces(scene, monkeypatch):
     monkeypatch.setattr("mirror_sync.actions.board.WHOLE_BYTES", 500 * KIB)
     monkeypatch.setattr("mirror_sync.actions.board.FIRST_PART", 300 * KIB)
@@ -595,8 +612,7 @@ def test_an_upstream_without_budget_is_helped_out(scene):
     pointer = scene.upstream.put(BIG)
     scene.upstream.batch_errors.append(UpstreamUnavailable("the LFS budget is used up", code="MS-L509"))
     nearer(scene)
-    report = scene.run(pointer)
-    assert report.arrived == {pointer.oid}
+    scene.whole(scene.run(pointer), pointer)
 
 
 def test_credentials_stay_with_the_place_they_are_for(scene):
