@@ -82,6 +82,7 @@ def test_killed_every_second(up: GitUpstream, repo: UpstreamRepo, tmp_path: Path
         assert done.kills >= 2
 
 
+@pytest.mark.prove
 def test_bare(up: GitUpstream, tmp_path: Path) -> None:
     build_binary_history(tmp_path / "binary.git", SMALL)
     repo = adopt(up, "acme/binary", tmp_path / "binary.git")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.binary_history import SMALL, build_binary_history
+from tests.support.binary_history import SMALL, Shape, build_binary_history
 from tests.support.failing import adopt, crossing, plain_bytes, plain_clone_fails
 from tests.support.history import build_history
 from tests.support.lies import Liar
@@ -40,7 +40,7 @@ def repo(up: GitUpstream, binary: Path) -> UpstreamRepo:
     return adopt(up, "acme/binary", binary)
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.prove) for seed in range(2, 21))])
 def test_incompressible_files_over_cuts(up: GitUpstream, repo: UpstreamRepo, tmp_path: Path, seed: int) -> None:
     plain = plain_bytes(up, repo, tmp_path / "plain")
     with crossing(up, repo, tmp_path / "mirror", Weather(seed=seed, cut_bytes=CUTS, resets=0.3)) as over:
@@ -57,7 +57,7 @@ def test_text_over_cuts(up: GitUpstream, histories: Path, tmp_path: Path) -> Non
     build_history(histories / "text.git", 1500)
     repo = adopt(up, "acme/text", histories / "text.git")
     plain = plain_bytes(up, repo, tmp_path / "plain")
-    with crossing(up, repo, tmp_path / "mirror", Weather(seed=3, cut_bytes=CUTS, resets=0.3)) as over:
+    with crossing(up, repo, tmp_path / "mirror", Weather(seed=3, cut_bytes=(300_000, 1_500_000), resets=0.3)) as over:
         plain_clone_fails(over.url, tmp_path / "clone")
         before = over.link.count()
         over.mirror("--no-lfs", "--runs", "1")
@@ -130,3 +130,27 @@ def test_a_large_forced_update(up: GitUpstream, binary: Path, tmp_path: Path) ->
         over.assert_same()
         assert done.kills > 0
         assert over.link.count().cuts - before.cuts >= 10
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kill_every", [None, (2.0, 5.0)], ids=["cuts", "cuts-and-kills"])
+def test_four_hundred_megabytes(
+    up: GitUpstream, histories: Path, tmp_path: Path, kill_every: tuple[float, float] | None
+) -> None:
+    source = histories / "large.git"
+    if not source.exists():
+        build_binary_history(source, Shape())
+    repo = adopt(up, "acme/large", source)
+    plain = plain_bytes(up, repo, tmp_path / "plain")
+    weather = Weather(seed=11, cut_bytes=(4 << 20, 32 << 20), resets=0.3)
+    with crossing(up, repo, tmp_path / "mirror", weather) as over:
+        plain_clone_fails(over.url, tmp_path / "clone")
+        before = over.link.count()
+        done = over.mirror("--no-lfs", kill_every=kill_every, seconds=1500.0)
+        over.assert_same()
+        assert done.peak_megabytes < 200
+        if kill_every is None:
+            assert over.link.count().down - before.down <= 1.15 * plain
+        else:
+            assert done.kills > 0

@@ -45,7 +45,7 @@ def assert_arrived(over: Crossing) -> None:
     assert list((store / "incomplete").glob("*")) == []
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.prove) for seed in range(2, 21))])
 def test_cuts(up: GitUpstream, repo: UpstreamRepo, tmp_path: Path, seed: int) -> None:
     with crossing(up, repo, tmp_path / "mirror", Weather(seed=seed, cut_bytes=CUTS, resets=0.3)) as over:
         over.mirror()

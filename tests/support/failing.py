@@ -56,7 +56,7 @@ class Crossing:
         return carried(
             mirror_command(self.directory, self.url, *options),
             log=self.directory.with_suffix(".log"),
-            seconds=SECONDS,
+            seconds=seconds,
             kill_every=kill_every,
             kills=kills,
             seed=self.link.weather.seed,
