@@ -51,7 +51,13 @@ class Crossing:
     def view(self) -> Path:
         return view_of(self.directory, self.url)
 
-    def mirror(self, *options: str, kill_every: tuple[float, float] | None = None, kills: int | None = None) -> Carried:
+    def mirror(
+        self,
+        *options: str,
+        kill_every: tuple[float, float] | None = None,
+        kills: int | None = None,
+        seconds: float = SECONDS,
+    ) -> Carried:
         """Mirror by the worker's own code, killed now and then; nothing incomplete is ever served."""
         return carried(
             mirror_command(self.directory, self.url, *options),
