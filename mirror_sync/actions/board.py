@@ -662,7 +662,7 @@ class Board:
     def ignored(self, leg: Leg, *, before: bool) -> None:
         """Let a leg whose server ignored the range take what it sends, as far as nobody else does.
 
-        ``before``: what it sends begins before the range, so no other connection is of use.
+        ``before``: what it sends begins at the beginning whatever was asked, so no other connection is of use.
         """
         with self.changed:
             wanted = leg.wanted

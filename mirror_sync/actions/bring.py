@@ -239,7 +239,7 @@ class Bringer:
         board, incomplete, at = self.board, leg.wanted.incomplete, leg.at
         assert incomplete is not None
         if position + len(chunk) > leg.asked_end == leg.end:
-            board.ignored(leg, before=False)
+            board.ignored(leg, before=leg.start == 0)
         skip = max(0, min(len(chunk), at - position))
         take = board.claim(leg, len(chunk) - skip)
         if take:

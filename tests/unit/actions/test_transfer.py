@@ -395,9 +395,10 @@ def test_an_answer_that_begins_earlier_is_passed_over_up_to_the_gap(scene):
 def test_more_than_was_asked_for_is_left(scene):
     pointer = scene.upstream.put(BIG, Fault(overlong=250 * KIB))
     with scene.objects.incomplete(pointer) as incomplete:
+        incomplete.write(0, BIG[: 100 * KIB])
         incomplete.write(400 * KIB, BIG[400 * KIB : 700 * KIB])
     scene.whole(scene.run(pointer), pointer)
-    assert scene.asked(pointer) == [(0, 400 * KIB), (700 * KIB, len(BIG))]
+    assert scene.asked(pointer) == [(100 * KIB, 400 * KIB), (700 * KIB, len(BIG))]
 
 
 def test_a_server_that_refuses_every_range_is_asked_for_the_whole(scene):
