@@ -365,9 +365,3 @@ class Budget:
         """Tell whether a host sent wrong bytes a while ago."""
         with self._guard:
             return self._clock.monotonic() < self._distrusted.get(host, float("-inf"))
-
-    def window(self, host: str) -> int:
-        """Return how many connections a host is given now."""
-        with self._guard:
-            known = self._hosts.get(host)
-            return min(known.window.size, self._most(host)) if known is not None else 1

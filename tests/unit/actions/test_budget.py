@@ -141,7 +141,6 @@ def test_places_are_given_up_to_the_number_of_the_host_at_this_moment(clock):
     places = widened(budget, clock, share, to=4)
     clock.advance(1)
     assert len(places) == 4
-    assert budget.window(HOST) == 4
     allowed[HOST] = 2
     clock.advance(2)
     assert not budget.keep(places[0])
