@@ -131,18 +131,18 @@ def fill(
         yielding=yielding,
     )
     begun = filling.begun()
-    left = filling.salvage()
-    if left is not None:
-        job.salvaged(left)
-    if protocol != 2:
-        job.begin(here if not begun else ())
-        job.by_stock()
-    elif not begun and left is None and job.in_one_piece(here):
+    if protocol == 2 and not begun and not filling.interrupted() and job.in_one_piece(here):
         if not filling.begun():
             return FillReport(job.received, job.cuts)
     else:
         job.begin(here if not begun else ())
-        job.by_pieces()
+        left = filling.salvage()
+        if left is not None:
+            job.salvaged(left)
+        if protocol == 2:
+            job.by_pieces()
+        else:
+            job.by_stock()
     filling.finish(tick=job.check_stop)
     return FillReport(job.received, job.cuts, dict(filling.given_up()) if filling.begun() else {})
 
@@ -234,9 +234,8 @@ class _Job:
             return True
         request = FetchRequest(self.goal.object_format, wants, [*here, *self.goal.boundary][:PLAIN_HAVES])
         # A nearer source rarely has what was pushed a moment ago.
-        taken = self._ask(request, own=bool(self.goal.boundary))
+        taken = self._ask(request, own=bool(self.goal.boundary), alone=True)
         if not taken.complete:
-            self.salvaged(taken)
             return False
         if self._busy is not None and not self._busy.own:
             self.begin(here)
@@ -252,11 +251,12 @@ class _Job:
                 self.filling.freeze()
             self._ladder()
             self._rest()
+            return
         except UpstreamLacks as error:
             # Commits in between are not given out here, or the refs were rewritten meanwhile;
             # the refs themselves tell which.
             self.telemetry.event("only_tips_given", host=self.own.upstream.host, why=error.why)
-            self._by_tips()
+        self._by_tips()
 
     def by_stock(self) -> None:
         """Bring everything ref by ref with stock git, from a server that speaks protocol v0 only."""
@@ -522,11 +522,12 @@ class _Job:
         until_trees: bool = False,
         own: bool = False,
         patient: bool = False,
+        alone: bool = False,
     ) -> Taken:
         """Ask one source and return what came; what only another source or another question can mend is tried so.
 
         Raises when it was in vain too often in a row, except for a ``patient`` caller,
-        who counts for himself.
+        who counts for himself, and one who asks ``alone``, for everything at once.
         """
         while True:
             self.check()
@@ -562,10 +563,10 @@ class _Job:
             if isinstance(error, RateLimited):
                 self._sit_out(error)
                 continue
-            if not isinstance(error, (UpstreamUnavailable, UpstreamInvalid)):
+            if not isinstance(error, (UpstreamUnavailable, UpstreamInvalid, GitFailed)):
                 raise error
             self.cuts += 1
-            if taken.received and (taken.objects or patient):
+            if taken.received and (taken.objects or patient or alone):
                 self._fruitless = 0
                 return taken
             self._fruitless += 1
@@ -574,7 +575,7 @@ class _Job:
                 continue
             if self._fruitless >= self.limits.patience or not self.received:
                 # What never began to answer is asked again at the next poll.
-                raise error
+                raise _damaged(error) if isinstance(error, GitFailed) else error
             self._wait(self._fruitless)
             return taken
 
@@ -683,6 +684,14 @@ def _worth_finishing(taken: Taken) -> bool:
         return False
     lacking = taken.announced - taken.objects
     return taken.received / taken.objects > BIG_OBJECT or lacking * NEARLY_WHOLE < taken.announced
+
+
+def _damaged(error: GitFailed) -> UpstreamInvalid:
+    return UpstreamInvalid(
+        "upstream's packs arrive damaged",
+        why=error.stderr or str(error),
+        remedy="something on the way changes bytes: look at proxies and the link; clients keep the refs published before",
+    )
 
 
 def _too_large_a_step(error: MirrorSyncError) -> MirrorSyncError:

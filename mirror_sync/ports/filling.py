@@ -103,16 +103,18 @@ class Filling(Protocol):
         what is known closed, and drops the order.
         """
 
-    def salvage(self) -> Taken | None:
-        """Keep the whole objects of a pack that a killed process was receiving; ``None`` when there is none.
+    def interrupted(self) -> bool:
+        """Tell whether a pack that broke off, or that a killed process was receiving, waits for :meth:`salvage`."""
 
-        Needs no :meth:`begin`, as the pack may be one that was taken without it.
-        """
+    def salvage(self) -> Taken | None:
+        """Keep the whole objects of a pack that broke off; ``None`` when there is none."""
 
     def take(self, pack: Iterable[bytes], *, graph: bool = False, until_trees: bool = False, max_bytes: int) -> Taken:
         """Index a pack as it arrives; when it breaks off or is damaged, keep the objects that came whole.
 
-        Works before :meth:`begin` too: what one pack brings needs no journal.  ``graph``
+        Works before :meth:`begin` too, for one pack that is all there is to fetch: then
+        nothing is kept of one that breaks off until :meth:`salvage`, because objects must
+        not be staged without a note that others are missing.  ``graph``
         puts it beside the stage, where only the commit graph is kept.  Errors of
         the upstream that ``pack`` raises end up in the result; every other error passes
         through, and what had come by then is left for :meth:`salvage`.  Raises

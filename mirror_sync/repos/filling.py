@@ -239,7 +239,9 @@ class DiskFilling:
             object_format = self._object_format()
             self._journal.complete_ending()
             self._ensure(object_format, graph=graph)
-            self._salvage(object_format)
+            begun = self._journal.begun()
+            if begun:
+                self._salvage(object_format)
             git, directory = self._destination(graph=graph)
             path = self._journal.directory / _SPOOLS[graph]
             scan = PackScan(object_format, until_trees=True) if until_trees else None
@@ -261,17 +263,19 @@ class DiskFilling:
                 self._forget(path)
                 self._journal.tidy()
                 return Taken(spool.received, announced, announced, complete=True)
+            if not begun:
+                return Taken(spool.received, 0, 0, complete=False, error=error)
             taken = self._keep_prefix(path, object_format, scan=scan if stopped else None, graph=graph)
             return replace(taken, error=error, stopped=stopped)
+
+    def interrupted(self) -> bool:
+        """Tell whether a pack that broke off waits to be salvaged."""
+        return any((self._journal.directory / name).exists() for name in _SPOOLS.values())
 
     def salvage(self) -> Taken | None:
         """Keep the whole objects of a pack that a killed process was receiving."""
         with self._guard():
-            if not self._journal.directory.is_dir():
-                return None
-            taken = self._salvage(self._object_format())
-            self._journal.tidy()
-            return taken
+            return self._salvage(self._goal().object_format)
 
     def _object_format(self) -> ObjectFormat:
         goal = self._journal.goal() if self._journal.begun() else None

@@ -68,7 +68,11 @@ class MemoryFilling:
             disk.closed.update(disk.order[: disk.place])
         disk.goal, disk.order, disk.place = goal, None, 0
 
+    def interrupted(self) -> bool:
+        return self._disk.spool is not None
+
     def salvage(self) -> Taken | None:
+        assert self.begun(), "salvaged before the filling was begun"
         if self._disk.spool is None:
             return None
         data, self._disk.spool = bytes(self._disk.spool), None
@@ -86,9 +90,11 @@ class MemoryFilling:
                     raise StorageFull(f"the pack is larger than {max_bytes} bytes", code="MS-S413")
         except UPSTREAM_ERRORS as caught:
             error = caught
-        self._disk.spool = None
         if error is None and not (spool.startswith(PACK) and spool.endswith(END)):
             error = UpstreamInvalid("upstream's pack is damaged")
+        if error is not None and not self.begun():
+            return Taken(len(spool), 0, 0, complete=False, error=error)
+        self._disk.spool = None
         return self._index(bytes(spool), graph=graph, error=error)
 
     def _index(self, data: bytes, *, graph: bool, error: MirrorSyncError | None) -> Taken:

@@ -372,7 +372,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(item))
         yield item
-        todo += [getattr(item, "reason", None), *item.args, item.__cause__, item.__context__]
+        # An error of ours in the context is one that the caller was dealing with when he asked.
+        context = None if isinstance(item.__context__, MirrorSyncError) else item.__context__
+        todo += [getattr(item, "reason", None), *item.args, item.__cause__, context]
 
 
 def _find(error: BaseException, *kinds: type[_E]) -> _E | None:
