@@ -143,7 +143,7 @@ def fill(
             job.by_pieces()
         else:
             job.by_stock()
-    filling.finish(tick=job.check_stop)
+    job.finish()
     return FillReport(job.received, job.cuts, dict(filling.given_up()) if filling.begun() else {})
 
 
@@ -258,6 +258,16 @@ class _Job:
             self.telemetry.event("only_tips_given", host=self.own.upstream.host, why=error.why)
         self._by_tips()
 
+    def finish(self) -> None:
+        """End the filling, and ask once more for what turns out to be missing behind what counted as here."""
+        try:
+            self.filling.finish(tick=self.check_stop)
+            return
+        except GitFailed as error:
+            self.telemetry.event("objects_missing", why=error.stderr or str(error))
+        self._objects(None)
+        self.filling.finish(tick=self.check_stop)
+
     def by_stock(self) -> None:
         """Bring everything ref by ref with stock git, from a server that speaks protocol v0 only."""
         self.way = Way.STOCK
@@ -304,10 +314,11 @@ class _Job:
             if len(some) > 1:
                 continue
             failures += 1
-            if failures >= self.limits.patience:
+            if failures >= self.limits.patience + min(len(todo), TIPS_AT_ONCE):
                 assert taken.error is not None
                 raise _too_large_a_step(taken.error)
-            self._wait(failures)
+            todo.append(todo.pop(0))  # another ref may bring this one's history closer
+            self._wait(min(failures, 2))
 
     # ------------------------------------------------------------ graph
 

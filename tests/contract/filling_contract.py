@@ -83,7 +83,7 @@ class FillingContract:
         assert not filling.begun()
         assert not filling.frozen()
         assert filling.place() == (0, 0)
-        assert filling.salvage() is None
+        assert not filling.interrupted()
         assert filling.given_up() == {}
         filling.drop()
         assert filling.finish() == 0
@@ -223,17 +223,21 @@ class FillingContract:
         filling = self.fill(scene)
         pack = scene.pack([commits[-1]])
         taken = filling.take(breaking_off(pack[: len(pack) // 2]), max_bytes=PLENTY)
-        assert 0 < taken.objects < taken.announced
-        assert filling.salvage() is None
+        assert (taken.complete, taken.objects) == (False, 0)
+        assert scene.here(commits) == set()  # nothing may look complete while nothing says that the rest is missing
+        scene.repository.recover()
+        assert filling.interrupted()
         with pytest.raises(KeyError):
             filling.take(breaking_off(pack[:-100], KeyError("ours")), max_bytes=PLENTY)
         scene.repository.recover()
+        assert filling.interrupted()
+        assert not filling.begun()
+        filling.begin(goal_of(scene, commits[-1]))
         taken = filling.salvage()
         assert taken is not None
         assert taken.objects > 0
-        assert not filling.begun()
+        assert not filling.interrupted()
         assert filling.take([pack], max_bytes=PLENTY).complete
-        filling.begin(goal_of(scene, commits[-1]))
         assert filling.lacking(None, limit=10) == []
         filling.finish()
         self.check_whole(scene, commits[-1])
@@ -246,12 +250,12 @@ class FillingContract:
         self.check_whole(scene, tip)
         assert scene.repository.stage_is_empty()
 
-    def test_commits_for_the_graph_need_no_beginning(self, scene):
+    def test_commits_end_where_trees_begin(self, scene):
         commits = scene.chain(3)
         filling = self.fill(scene)
+        filling.begin(goal_of(scene, commits[-1]))
         taken = filling.take(breaking_off(scene.pack([commits[-1]])), graph=True, until_trees=True, max_bytes=PLENTY)
         assert (taken.stopped, taken.objects) == (True, 3)
-        filling.begin(goal_of(scene, commits[-1]))
         assert filling.gap(wants=10, haves=10) is None
 
     # -- the graph
