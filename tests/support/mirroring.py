@@ -33,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HOUR = 3600.0
 LOOK_SECONDS = 0.05
 MEGABYTE = 1e6
+TRY_AGAIN = 75
+"""What a killed one left running still holds what this one needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +64,17 @@ def carried(
 ) -> Carried:
     """Run ``command(attempt)`` until it exits with 0, killed with SIGKILL every so many seconds.
 
-    At most ``kills`` times; half of the kills, drawn by ``seed``, take its children along.
+    It is run again when it exits with :data:`TRY_AGAIN`.  At most ``kills`` times; half of the kills, drawn by ``seed``, take its children along.
     Raises :class:`NotCarried` when it exits otherwise or is not done after ``seconds``.
     """
     chance = random.Random(seed)
-    began, killed, peak = time.monotonic(), 0, 0.0
+    began, attempt, killed, peak = time.monotonic(), 0, 0, 0.0
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
     while True:
         with log.open("ab") as output:
             process = subprocess.Popen(
-                list(command(killed)), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                list(command(attempt)), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
         may_kill = kill_every is not None and (kills is None or killed < kills)
@@ -94,6 +96,10 @@ def carried(
             status = process.wait()
         if status == 0:
             return Carried(time.monotonic() - began, killed, peak, log.read_text(errors="replace"))
+        attempt += 1
+        if status == TRY_AGAIN:
+            time.sleep(LOOK_SECONDS)
+            continue
         if status != -signal.SIGKILL:
             raise NotCarried(f"exit status {status}, seed {seed}, {killed} kills: {_tail(log)}")
         killed += 1
@@ -152,7 +158,7 @@ def main() -> int:
     from mirror_sync.clock import SystemClock
     from mirror_sync.config import load
     from mirror_sync.domain.runs import Outcome
-    from mirror_sync.errors import RateLimited
+    from mirror_sync.errors import LeaseLost, RateLimited
 
     now = SystemClock.now
     SystemClock.now = lambda self: now(self) + told.later  # type: ignore[method-assign]
@@ -166,7 +172,10 @@ def main() -> int:
             app.request_sync(mirror.name)
             while (lease := app.claim(f"carrier:{os.getpid()}")) is None:
                 app.clock.sleep(0.1)  # the host asked for some rest
-            report = app.sync(lease, stop=threading.Event())
+            try:
+                report = app.sync(lease, stop=threading.Event())
+            except LeaseLost:
+                return TRY_AGAIN
             done = report.outcome in (Outcome.PUBLISHED, Outcome.UNCHANGED)
             print(json.dumps([report.outcome.value, report.code, report.message, _figures()]), flush=True)
             if done:
