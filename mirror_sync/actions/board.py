@@ -412,11 +412,17 @@ class Board:
             self.end(wanted, said)
 
     def end(self, wanted: Wanted, brought: Brought) -> None:
-        """Note how one object ended; whoever calls closes it."""
+        """Note how one object ended; whoever calls closes it once it is :meth:`over`."""
         with self.changed:
             if wanted.state is State.ENDED:
                 return
             wanted.state = State.ENDED
+            wanted.gaps = []
+            for leg in wanted.legs:
+                # Nothing more is written: its file is closed, and the descriptor may be another object's soon.
+                leg.end = leg.at
+                if leg.body is not None and not leg.writing:
+                    leg.body.abandon()
             if wanted in self._open:
                 self._open.remove(wanted)
             self._left -= 1
@@ -567,7 +573,7 @@ class Board:
             return None
         start = self._cut(victim, source, now)
         end, victim.end = victim.end, start
-        if not victim.left and not victim.writing:
+        if not victim.left and not victim.writing and not victim.disputes:
             wanted.legs.remove(victim)
             if victim.body is not None:
                 victim.body.abandon()
@@ -696,7 +702,7 @@ class Board:
     def over(self, wanted: Wanted) -> bool:
         """Tell whether an object has ended and nobody writes to it any more."""
         with self.changed:
-            return wanted.state is State.ENDED and not any(leg.writing for leg in wanted.legs)
+            return wanted.state is State.ENDED and not any(leg.writing or leg.disputes for leg in wanted.legs)
 
     def _checks(self, wanted: Wanted) -> bool:
         if not wanted.complete:

@@ -146,7 +146,8 @@ class Bringer:
 
     def close(self, wanted: Wanted) -> None:
         """Let go of an object's incomplete."""
-        holder, wanted.holder = wanted.holder, None
+        with self.board.changed:
+            holder, wanted.holder = wanted.holder, None
         if holder is not None:
             try:
                 holder.__exit__(None, None, None)

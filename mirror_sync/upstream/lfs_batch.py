@@ -25,6 +25,9 @@ NOT_FOUND = 404
 TOO_MANY = 413
 UNUSABLE = 422
 
+MOST_LIFE = 10**9
+"""Seconds; an action that lives longer is taken for one of so many."""
+
 _DANGEROUS = frozenset(
     {
         "accept-encoding", "connection", "content-encoding", "content-length", "expect", "host", "keep-alive",
@@ -190,8 +193,8 @@ class BatchReader:
 
     def _expiry(self, action: dict[str, Any]) -> float | None:
         seconds, moment = action.get("expires_in"), action.get("expires_at")
-        if type(seconds) in (int, float) and seconds:
-            return self._asked_at + max(0.0, min(float(seconds), 1e9))
+        if isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and seconds:
+            return self._asked_at + float(max(0, min(seconds, MOST_LIFE)))  # a number of any length may come
         if isinstance(moment, str) and (at := rfc3339(moment)) is not None:
             return at + self._skew
         return None
