@@ -17,6 +17,9 @@ MAX_POINTER_BYTES = 1023
 """The size window, both ends included, outside which no blob is a pointer."""
 
 MAX_OBJECT_BYTES = 2**63 - 1
+MOST_COUNTED_BYTES = 2**46
+"""What an object counts for at most in sums of bytes, which a made-up size must not overflow."""
+
 EMPTY_OID = LfsOid("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855")
 """The empty file: an empty blob in Git, never asked of a server (nor is anything else of size 0)."""
 

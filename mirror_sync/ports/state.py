@@ -214,7 +214,9 @@ class StateStore(Protocol):
         """Store pointers found; the scanned tips too when given (only after every pointer is stored).
 
         Objects new to the mirror are wanted; with a reason in ``left_out`` they are left
-        out, until :meth:`judge_lfs` says otherwise.
+        out, until :meth:`judge_lfs` says otherwise.  Where objects are queued and counted
+        none has more than :data:`mirror_sync.domain.pointers.MOST_COUNTED_BYTES`, whatever
+        its pointer says.
         """
 
     def judge_lfs(self, lease: Lease, verdicts: Mapping[LfsOid, str], *, selection: str | None = None) -> None:

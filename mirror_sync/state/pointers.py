@@ -11,7 +11,7 @@ from typing import TypeVar
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from mirror_sync.domain.names import GitOid, LfsOid
-from mirror_sync.domain.pointers import Pointer, PointerBlob
+from mirror_sync.domain.pointers import MOST_COUNTED_BYTES, Pointer, PointerBlob
 from mirror_sync.domain.runs import HISTORY_RANK, LEFT_OUT_RANK, Lease, MirrorId
 from mirror_sync.state.database import Database, mirrors
 from mirror_sync.state.journal import pack_tips, unpack_tips
@@ -108,7 +108,7 @@ class Pointers(Database):
         mirror_id = lease.mirror.id
         sizes: dict[LfsOid, int] = {}
         for item in found:
-            sizes.setdefault(item.pointer.oid, item.pointer.size)
+            sizes.setdefault(item.pointer.oid, min(item.pointer.size, MOST_COUNTED_BYTES))
         oids = sorted(sizes)
         connection.execute(
             self._insert(objects).on_conflict_do_nothing(), [{"oid": oid, "present": False} for oid in oids]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mirror_sync.domain.names import GitOid, LfsOid
-from mirror_sync.domain.pointers import Pointer, PointerBlob
+from mirror_sync.domain.pointers import MOST_COUNTED_BYTES, Pointer, PointerBlob
 from mirror_sync.domain.runs import HISTORY_RANK, LEFT_OUT_RANK, TIP_RANK, Lease, LfsJob, MirrorId, Trigger
 from mirror_sync.domain.standing import Due
 from mirror_sync.testing.state_rows import MirrorRow, WantedRow
@@ -40,7 +40,7 @@ class MemoryLfs(MemoryRows):
                 oid = item.pointer.oid
                 if oid not in row.wanted:
                     here = self._is_present(oid)
-                    wanted = WantedRow(item.pointer.size, present=here, retry_at=now)
+                    wanted = WantedRow(min(item.pointer.size, MOST_COUNTED_BYTES), present=here, retry_at=now)
                     if left_out:
                         wanted.rank, wanted.left_out = LEFT_OUT_RANK, not here
                         wanted.message = "" if here else left_out

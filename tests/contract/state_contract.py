@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from mirror_sync.domain.names import GitOid, LfsOid, MirrorName, RefName
-from mirror_sync.domain.pointers import Pointer, PointerBlob
+from mirror_sync.domain.pointers import MAX_OBJECT_BYTES, MOST_COUNTED_BYTES, Pointer, PointerBlob
 from mirror_sync.domain.progress import Kind, Progress, Way
 from mirror_sync.domain.refs import Change, GuardState, Hold, ObjectFormat
 from mirror_sync.domain.runs import (
@@ -1007,6 +1007,20 @@ class StateContract:
         assert self.counts(state, lease)[:3] == (12_000, 0, 12_000)
         state.lfs_arrived([lfs_oid(n) for n in range(11_999)])
         assert self.counts(state, lease)[:3] == (12_000, 11_999, 1)
+
+    @pytest.mark.parametrize("left_out", ["", "too large"])
+    def test_sizes_that_cannot_be_overflow_nothing(self, state, lease, left_out):
+        found = [blob(n, size=MAX_OBJECT_BYTES) for n in range(20)]
+        state.add_scan(lease, found, scanned=frozenset(), left_out=left_out)
+        assert state.known_pointers(lease.mirror.id) == {item.blob: item.pointer for item in found}
+        state.judge_lfs(lease, {lfs_oid(n): "too large" for n in range(20)})
+        state.judge_lfs(lease, {lfs_oid(n): "" for n in range(20)})
+        assert self.counts(state, lease) == (20, 0, 20, 0, 20 * MOST_COUNTED_BYTES, 0)
+        (job,) = state.claim_lfs("w", limit=5, lease_seconds=60.0, most_bytes=1)
+        state.lfs_failed(lease.mirror.id, job.oid, code="MS-L404", message="lacks", known_missing=True, retry_at=0.0)
+        state.lfs_arrived([lfs_oid(n) for n in range(19)])
+        state.replace_references(lease, frozenset(item.blob for item in found))
+        assert self.counts(state, lease)[4:] == (20 * MOST_COUNTED_BYTES, 19 * MOST_COUNTED_BYTES)
 
     def test_objects_arrive_and_are_lost_for_every_mirror(self, state, lease, clock):
         state.enrol(new("example.org/o/o"))
