@@ -58,6 +58,8 @@ class Source:
         """The host that its actions lead to."""
         self.limited: RateLimited | None = None
         """How it asked us to wait, last."""
+        self.waits_since: dict[bool, float] = {}
+        """Since when it has done nothing but ask us to wait, in monotonic seconds: when asked for actions, for bytes."""
         self.ask_after = 0.0
         """Until when it wants no batch request, in Unix seconds."""
         self.retry_at = 0.0

@@ -68,6 +68,9 @@ RANGE_REFUSED = "MS-L416"
 PATIENCE_SECONDS = 30.0
 """A host that wants to be left alone for longer than this ends the transfer when nothing else can go on."""
 
+WAITING_SECONDS = 120.0
+"""A source that has only asked for one more moment for so long is done without."""
+
 WAVE = 64
 WAVE_SECONDS = 0.25
 """So many small objects, or those of so long, are promoted together."""
@@ -317,6 +320,7 @@ class Board:
             source = ask.source
             source.asking -= 1
             source.failures = 0
+            source.waits_since.pop(False, None)
             for wanted, answer in zip(ask.group, answers, strict=True):
                 if wanted.state is State.ENDED:
                     continue
@@ -361,6 +365,7 @@ class Board:
                 alone = all(other is source or other.dead is not None for other in self._sources)
                 if alone and error.until - self.course.clock.now() > PATIENCE_SECONDS:
                     self.course.halt(error)
+                self._waits(source, error, for_bytes=False)
             elif isinstance(error, (UpstreamUnavailable, UpstreamInvalid)) and error.code not in SETTLED:
                 source.failures += 1
                 if source.failures >= self._rules.attempts:
@@ -370,6 +375,13 @@ class Board:
             else:
                 self._lost(source, error)
             self.changed.notify_all()
+
+    def _waits(self, source: Source, error: RateLimited, *, for_bytes: bool) -> None:
+        """Note that a source asked us to wait; when it never does anything else, do without it."""
+        now = self.course.clock.monotonic()
+        since = source.waits_since.setdefault(for_bytes, now)
+        if source.dead is None and now - since >= WAITING_SECONDS:
+            self._lost(source, error)
 
     def _lost(self, source: Source, error: MirrorSyncError) -> None:
         """Do without a source from now on."""
@@ -650,6 +662,7 @@ class Board:
             leg.writing = room > 0
             if room:
                 leg.granted.used = True
+                leg.source.waits_since.clear()
             return room
 
     def shorten(self, leg: Leg) -> None:
@@ -745,6 +758,7 @@ class Board:
         elif isinstance(error, RateLimited):
             source.limited = error
             self.budget.pushed_back(leg.place.host, until=error.until)
+            self._waits(source, error, for_bytes=True)
         elif isinstance(error, (AddressRefused, ObjectMissingUpstream, UpstreamGone)):
             self._not_there(leg, error)
         elif progress and not isinstance(error, UpstreamRefused):

@@ -955,3 +955,51 @@ def test_stopping_with_many_at_once_loses_nothing(scene):
     scene.stop.clear()
     scene.whole(scene.run(*ordered, connections=4), *pointers)
     assert scene.upstream.sent <= sum(pointer.size for pointer in pointers) + 4 * 100 * KIB
+
+
+@pytest.mark.parametrize("where", ["batch", "open_object"])
+def test_a_server_that_asks_for_a_moment_for_ever_ends_the_transfer(scene, where):
+    pointer = scene.upstream.put(BIG)
+    times = []
+
+    def refuse(*_args, **_more):
+        times.append(scene.clock.now())
+        assert len(times) < 1000, "it goes on for ever"
+        raise RateLimited("slower, please", until=scene.clock.now() + 1)
+
+    setattr(scene.upstream, where, refuse)
+    report = scene.run(pointer)
+    assert isinstance(report.error, RateLimited)
+    assert not report.failed
+    assert times[-1] - times[0] <= 130
+
+
+def test_a_nearer_place_that_asks_for_a_moment_for_ever_is_left(scene):
+    place, pointer = nearer(scene), scene.upstream.put(BIG)
+    place.put(BIG)
+
+    def refuse(*_args, **_more):
+        raise RateLimited("slower, please", until=scene.clock.now() + 1)
+
+    place.batch = refuse
+    scene.upstream.faults[pointer.oid] = deque([Fault(before_piece=lambda _: scene.clock.advance(20.0))])
+    scene.whole(scene.run(pointer), pointer)
+
+
+def test_many_short_waits_with_something_in_between_are_waited_for(scene):
+    pointer = scene.upstream.put(BIG)
+    faults = []
+    for _ in range(9):
+        faults += [Fault(error=RateLimited(until=0.0)), Fault(cut_after=100 * KIB)]
+    scene.upstream.faults[pointer.oid] = deque(faults)
+    opened = scene.upstream.open_object
+
+    def wait_long(*args, **more):
+        try:
+            return opened(*args, **more)
+        except RateLimited as error:
+            error.until = scene.clock.now() + 25
+            raise
+
+    scene.upstream.open_object = wait_long
+    scene.whole(scene.run(pointer), pointer)
