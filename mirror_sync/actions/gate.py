@@ -160,7 +160,7 @@ class Gate:
         wanted = self._that_fit(still)
         if not wanted:
             return
-        run.enter(Step.TRANSFER, f"{len(wanted)} LFS objects, {sum(pointer.size for pointer in wanted)} bytes")
+        run.enter(Step.TRANSFER, f"{objects_text(len(wanted))}, {size_text(sum(pointer.size for pointer in wanted))}")
         began = run.world.clock.monotonic()
         if self._began is None:
             self._began = began

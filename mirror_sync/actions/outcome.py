@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from mirror_sync.actions.world import Run
 from mirror_sync.domain import cadence
+from mirror_sync.domain.figures import refs_text
 from mirror_sync.domain.refs import GuardState, Observation
 from mirror_sync.domain.runs import Availability, Lease, Outcome, RunReport
 from mirror_sync.errors import (
@@ -52,7 +53,7 @@ def record(run: Run, guard: GuardState, *, observation: Observation | None = Non
         message = f"{held} {'ref' if held == 1 else 'refs'} held; {first.reason}"
     elif run.ref_updates or (observation is not None and run.view != run.mirror.view):
         outcome = Outcome.PUBLISHED
-        message = f"{run.ref_updates} refs"
+        message = refs_text(run.ref_updates)
     now = world.clock.now()
     interval = run.mirror.interval_seconds
     if run.holds:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mirror_sync.actions.world import Run
+from mirror_sync.domain.figures import refs_text
 from mirror_sync.domain.names import GitOid, RefName
 from mirror_sync.domain.refs import Change, ClassifiedUpdate, RefSnapshot
 from mirror_sync.domain.runs import KeptTip, PublishIntent, RefJournalEntry, RunId, Step
@@ -52,7 +53,7 @@ def publish(
 ) -> None:
     """Move clients to ``tips`` and ``head`` by one rename, with the journal written before and settled after."""
     world = run.world
-    run.enter(Step.PUBLISH, f"{len(moved)} refs")
+    run.enter(Step.PUBLISH, refs_text(len(moved)))
     began = world.clock.monotonic()
     world.repository.promote(sorted({item.update.new for item in moved if item.update.new is not None}))
     view = world.repository.next_view()

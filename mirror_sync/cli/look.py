@@ -245,7 +245,7 @@ def why(context: click.Context, name: str) -> None:
     out.line(f"{health_text(found.verdict.value)}  {found.name}  {lag}")
     rows = [("since", found.since)] if found.since else []
     rows.append(("cause", " ".join(part for part in (found.cause_code, found.cause) if part)))
-    tries = f"{found.tried} failed runs in a row, " if found.tried else ""
+    tries = f"{found.tried} failed {'run' if found.tried == 1 else 'runs in a row'}, " if found.tried else ""
     rows.append(("tried", f"{tries}last {found.last_at or 'never'}, next {found.next_at or 'not planned'}"))
     rows.append(("clients", found.clients))
     rows += [("do", remedy) for remedy in found.remedies]

@@ -12,6 +12,11 @@ def size_text(count: float) -> str:
     return f"{count:.1f} TiB"
 
 
+def refs_text(count: int) -> str:
+    """Return a number of refs as people say it."""
+    return "1 ref" if count == 1 else f"{count:,} refs"
+
+
 def objects_text(count: int) -> str:
     """Return a number of LFS objects as people say it."""
     return "1 LFS object" if count == 1 else f"{count:,} LFS objects"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mirror_sync.domain.figures import size_text
 from mirror_sync.errors import RepositoryDamaged, StorageFull
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -150,7 +151,7 @@ class Space:
             reserve = min(RESERVE_BYTES, int(state.f_blocks * state.f_frsize * RESERVE_SHARE))
         if free - needed < reserve:
             raise StorageFull(
-                f"{self._directory} has {free} bytes free and {reserve} are kept in reserve",
+                f"{self._directory} has {size_text(free)} free and {size_text(reserve)} are kept in reserve",
                 remedy="free space or move the storage to a larger disk; syncing goes on by itself then",
             )
         if state.f_files and not state.f_favail:
