@@ -82,6 +82,7 @@ REMEDIES: Final = {
     "MS-U512": "clone the repository that it was made from",
     "MS-L401": "give a token that may read LFS: --token-file FILE; --no-lfs goes without LFS files",
     "MS-L509": "its owner can raise the budget; --no-lfs goes without LFS files",
+    "MS-U530": f"check the address and this machine's resolver, then {RUN_AGAIN}",
     "MS-U407": "check --proxy, git's http.proxy and HTTPS_PROXY",
 }
 """What the person can do where another remedy would speak of a daemon's configuration."""

@@ -10,6 +10,7 @@ from mirror_sync.errors import ConfigError
 
 CREDENTIAL_PREFIX = "credential:"
 MAX_SECRET_BYTES = 64 * 1024
+ABSENT = "there is no such file"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -49,7 +50,13 @@ class SecretFile:
             )
         fault = secret_fault(self.path)
         if fault:
-            raise ConfigError(f"{self.key}: {fault}", remedy=f"chmod 600 the file named in {self.key}", code="MS-C004")
+            raise ConfigError(
+                f"{self.key}: {fault}",
+                remedy=f"name a file that is there, with mode 600, in {self.key}"
+                if fault == ABSENT
+                else f"chmod 600 the file named in {self.key}",
+                code="MS-C004",
+            )
         try:
             with self.path.open("rb") as file:
                 raw = file.read(MAX_SECRET_BYTES + 1)
@@ -79,9 +86,9 @@ def secret_fault(path: Path) -> str:
     try:
         found = path.stat()
     except FileNotFoundError:
-        return "there is no such file"
+        return ABSENT
     except NotADirectoryError:
-        return "there is no such file"
+        return ABSENT
     except PermissionError:
         return ""
     except OSError as error:

@@ -211,7 +211,7 @@ class CloneDirectory:
                 )
             raise Conflict(
                 f"{_shown(self.directory)} is there and not empty",
-                why="it is no clone that this command began",
+                why="no unfinished clone is in it",
                 remedy="name another directory, or remove this one",
             )
         if not _names(self.work) <= _LOCKS | {f"tmp_{RECORD}"}:

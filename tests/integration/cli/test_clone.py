@@ -265,6 +265,7 @@ def test_a_directory_with_something_in_it_is_refused_and_left_alone(
     (tmp_path / "empty").mkdir()
     assert call("clone", repo.url, tmp_path / "empty") == codes.DONE
     assert call("clone", repo.url, tmp_path / "empty") == codes.CONFLICT
+    assert "no unfinished clone is in it" in capfd.readouterr().err, "it is one that this command made"
 
 
 def test_a_wrong_address_or_branch_leaves_nothing_behind(up: GitUpstream, tmp_path: Path) -> None:

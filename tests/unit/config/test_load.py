@@ -273,8 +273,9 @@ def test_a_secret_is_read_at_each_use(tmp_path: Path) -> None:
         token.read()
     assert refused.value.__cause__ is None
     secret.unlink()
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="no such file") as absent:
         token.read()
+    assert "name a file that is there" in absent.value.remedy
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o602, 0o620])
@@ -290,8 +291,9 @@ def test_a_secret_that_others_may_reach_is_refused(tmp_path: Path, mode: int) ->
     assert f"{mode:04o}" in only
     token = settings.upstream_rule("a.org").token
     assert token is not None
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as open_to_others:
         token.read()
+    assert open_to_others.value.remedy.startswith("chmod 600 ")
 
 
 def test_a_credential_comes_from_systemd_and_is_missed_only_when_used(tmp_path: Path) -> None:
