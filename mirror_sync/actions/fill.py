@@ -61,7 +61,7 @@ DENSE_BYTES = 32 << 20
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 30.0
 WORTH_WAITING = 120.0
-"""Seconds that a server may ask us to wait within a run; for longer the run ends."""
+"""Seconds that a server may ask us to wait, at once or bit by bit, before bytes come; for longer the run ends."""
 
 REPORT_SECONDS = 1.0
 LEAST_CUT = 64 << 10
@@ -200,6 +200,8 @@ class _Job:
         self._place: tuple[int, int | None] = (0, None)
         self._done_before: int | None = None
         self._fruitless = 0
+        self._sat_out = 0.0
+        """Seconds waited because a server asked for it since bytes last came."""
         self._given_up = 0
         self._busy: _Source | None = None
 
@@ -327,14 +329,19 @@ class _Job:
         self.way = Way.GRAPH
         vain, before, strict = 0, frozenset[GitOid](), False
         while (gap := self.filling.gap(wants=GRAPH_WANTS, haves=HAVES, strict=strict)) is not None:
-            vain = vain + 1 if before == frozenset(gap.wants) else 0
-            before = frozenset(gap.wants)
+            needed = frozenset(gap.wants[: gap.needed])
+            vain = vain + 1 if before == needed else 0
+            before = needed
             if vain >= self.limits.patience:
-                raise UpstreamInvalid(
-                    "upstream's packs lack commits that it listed",
-                    why=f"{len(before)} were asked for {vain} times",
-                    remedy="nothing: it is asked again; clients keep the refs published before",
-                )
+                if strict:
+                    raise UpstreamInvalid(
+                        "upstream's packs lack commits that it listed",
+                        why=f"{len(before)} were asked for {vain} times",
+                        remedy="nothing: it is asked again; clients keep the refs published before",
+                    )
+                # What is wanted beside the way may be made up, and without end.
+                strict, vain = True, 0
+                continue
             self._show(0, None)
             request = FetchRequest(
                 self.goal.object_format,
@@ -434,12 +441,16 @@ class _Job:
         if tries != RANGES_AFTER and tries < SINGLE_TRIES:
             return False
         place = self.filling.locate(oid)
-        if tries == RANGES_AFTER and place is not None and self._from_anywhere(oid, *place):
+        if (
+            tries == RANGES_AFTER
+            and place is not None
+            and self._from_anywhere(oid, *place, most=taken.cut_size or self.limits.max_bytes)
+        ):
             return True
         if tries < SINGLE_TRIES:
             return False
         if most < LEAST_CUT and taken.error is not None:
-            raise taken.error
+            raise _damaged(taken.error) if isinstance(taken.error, GitFailed) else taken.error
         size = f"{taken.cut_size} bytes" if taken.cut_size else "of unknown size"
         name = printable(place[1].decode("utf-8", "surrogateescape")) if place is not None else "a tree or commit"
         reason = f"{name} ({oid[:12]}, {size}) fits through no connection, and no source gives ranges of it"
@@ -449,34 +460,33 @@ class _Job:
             raise UpstreamUnavailable("upstream breaks off at every object", why=reason)
         return True
 
-    def _from_anywhere(self, oid: GitOid, commit: GitOid, path: bytes) -> bool:
-        """Bring one blob in parts from some place that takes ranges; ``False`` when there is none."""
+    def _from_anywhere(self, oid: GitOid, commit: GitOid, path: bytes, *, most: int) -> bool:
+        """Bring one blob of at most ``most`` bytes in parts from some place that takes ranges; ``False`` when none gives it now."""
         self.way = Way.BLOB
         try:
             for source in self.sources:
                 try:
-                    if not source.out and self._ranged(source, oid, commit, path):
+                    if not source.out and self._ranged(source, oid, commit, path, most=most):
                         return True
                 except (
                     UpstreamInvalid,
                     UpstreamRefused,
                     UpstreamGone,
+                    UpstreamUnavailable,
                     AddressRefused,
                     ObjectMissingUpstream,
                 ) as error:
+                    # Files may lie on a host of their own: what that does says nothing of git's,
+                    # and what came of the blob stays for the next run.
                     self.telemetry.event("blob_not_had", host=source.upstream.host, oid=oid, why=str(error))
-                except UpstreamUnavailable as error:
-                    if source.own:
-                        raise
-                    self._leave(source, error)
             return False
         finally:
             self.way = Way.OBJECTS
 
-    def _ranged(self, source: _Source, oid: GitOid, commit: GitOid, path: bytes) -> bool:
+    def _ranged(self, source: _Source, oid: GitOid, commit: GitOid, path: bytes, *, most: int) -> bool:
         """Bring a blob from one place; ``False`` when it has no such place or gives something else."""
         part = self.filling.blob(oid)
-        failures = 0
+        others, failures = part.here() > 0, 0
         while True:
             self.check()
             start = part.here()
@@ -485,14 +495,26 @@ class _Job:
                 body = source.upstream.open_blob(commit, path, start=start)
                 if body is None:
                     return False
-                if body.start != start:
-                    part.restart()
+                # One without ranges sends again what is here; it counts only once it gets beyond.
+                again = start - body.start
                 for chunk in body.chunks():
                     self.check()
-                    part.write(chunk)
                     self._came(len(chunk))
                     self._show(*self.filling.place())
-                return part.keep()
+                    fresh, again = chunk[again:], max(0, again - len(chunk))
+                    if not fresh:
+                        continue
+                    part.write(fresh)
+                    if part.here() > most:
+                        part.restart()
+                        raise UpstreamInvalid(
+                            f"{source.upstream.host} sends more bytes than the file has", why=f"it has {most} at most"
+                        )
+                if part.keep():
+                    return True
+                if not others:
+                    return False
+                others = False  # what another place had sent was wrong perhaps; once more from the start
             except RateLimited as error:
                 self._sit_out(error)
             except UpstreamUnavailable:
@@ -604,10 +626,11 @@ class _Job:
         self.telemetry.event("git_source_left", host=source.upstream.host, why=str(error))
 
     def _sit_out(self, error: RateLimited) -> None:
-        seconds = error.until - self.clock.now()
-        if seconds > WORTH_WAITING:
+        seconds = max(FIRST_WAIT, error.until - self.clock.now())
+        self._sat_out += seconds
+        if self._sat_out > WORTH_WAITING:
             raise error
-        if self.clock.sleep(max(0.0, seconds), stop=self.stop):
+        if self.clock.sleep(seconds, stop=self.stop):
             raise Interrupted
 
     def _watched(self, upstream: Upstream, request: FetchRequest) -> Iterator[bytes]:
@@ -637,6 +660,7 @@ class _Job:
 
     def _came(self, size: int) -> None:
         self._meter.add(size, self.clock.monotonic())
+        self._sat_out = 0.0
 
     def _show(self, done: int, total: int | None) -> None:
         self._place = (done, total)

@@ -50,12 +50,14 @@ class Gap:
     """What to say to get the rest of the commit graph: as a shallow client says it.
 
     ``shallow`` are commits here whose parents are not; ``haves`` the heads of what is here;
-    ``wants`` the parents that are missing, or tips where no parent is.
+    ``wants`` the parents that are missing, or tips where no parent is.  The first
+    ``needed`` of them are on the way from the goal's tips; any other may be nobody's.
     """
 
     wants: Sequence[GitOid]
     shallow: Sequence[GitOid]
     haves: Sequence[GitOid]
+    needed: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class Filling(Protocol):
         """Note durably that everything up to the end of ``stretch`` is here."""
 
     def closed(self) -> frozenset[GitOid]:
-        """Return tips, beyond the boundary, that were noted as closed."""
+        """Return tips, beyond the boundary, that were noted as closed since :meth:`finish` last found something missing."""
 
     def note_closed(self, tips: Sequence[GitOid]) -> None:
         """Note durably that everything these ``tips`` reach is here."""

@@ -398,11 +398,10 @@ class DiskFilling:
             holes, parents = self._holes(
                 self._graph_git, [self._graph, self._layout.stage], targets.commits, without=goal.boundary
             )
-            if not strict:
-                beside = {parent for lacked in holes.shallow.values() for parent in lacked}
-                parents = [*parents, *sorted(beside.difference(parents))]
-            wanted = parents or sorted(targets.absent)
-            return Gap(wanted[:wants], sorted(holes.shallow), _heads(holes, targets, goal, limit=haves))
+            needed = (parents or sorted(targets.absent))[:wants]
+            beside = {parent for lacked in holes.shallow.values() for parent in lacked} if not strict else set()
+            wanted = [*needed, *sorted(beside.difference(needed))][:wants]
+            return Gap(wanted, sorted(holes.shallow), _heads(holes, targets, goal, limit=haves), len(needed))
 
     def _holes(
         self, git: Git, repositories: Sequence[Path], tips: Sequence[GitOid], *, without: Sequence[GitOid]
@@ -479,11 +478,16 @@ class DiskFilling:
     def note_closed(self, tips: Sequence[GitOid]) -> None:
         """Note that everything these ``tips`` reach is here."""
         with self._guard():
-            known = self._journal.closed()
+            journal = self._journal
+            known = journal.closed()
             if not known.issuperset(tips):
-                self._journal.write_closed(known.union(tips))
+                journal.write_closed(known.union(tips))
+            if journal.doubted() and not journal.closed_since().issuperset(tips):
+                journal.write_closed_since(journal.closed_since().union(tips))
 
     def _closed(self) -> frozenset[GitOid]:
+        if self._journal.doubted():
+            return self._journal.closed_since()
         return self._journal.closed() | self._ladder_heads()
 
     def _ladder_heads(self) -> set[GitOid]:

@@ -21,6 +21,9 @@ from mirror_sync.repos.store import whole_packs
 _PIECE = 256 * 1024
 _PARENT = re.compile(rb"parent ([0-9a-f]{40}(?:[0-9a-f]{24})?)\n")
 _TARGET = re.compile(rb"object ([0-9a-f]{40}(?:[0-9a-f]{24})?)\n")
+_HEAD_BYTES = 4 << 20
+"""A commit's parents stand at its beginning; a message may be as large as its sender likes."""
+
 _DEEPEST_TAG = 100
 """A chain of tags on tags longer than this is nobody's history."""
 
@@ -238,14 +241,19 @@ def _list_packs(git: Git, packs: Path, descriptor: int) -> None:
 
 
 def _bodies(git: Git, stdin: object) -> Iterator[tuple[bytes, bytes]]:
-    """Yield id and content of each object asked for, one after another."""
+    """Yield id and content of each object asked for, one after another; of what is larger than any history's, the beginning."""
     with git.stream(["cat-file", "--batch", "--buffer"], stdin=stdin) as child:  # type: ignore[arg-type]
         while header := child.stdout.readline():
             fields = header.split()
             if len(fields) != 3:
                 continue
-            size = int(fields[2])
-            yield bytes.fromhex(fields[0].decode("ascii")), child.stdout.read(size + 1)[:size]
+            left = int(fields[2])
+            body = child.stdout.read(min(left, _HEAD_BYTES))
+            left -= len(body)
+            yield bytes.fromhex(fields[0].decode("ascii")), body
+            left += 1
+            while left and (data := child.stdout.read(min(left, _PIECE))):
+                left -= len(data)
 
 
 def _parents(body: bytes) -> list[bytes]:

@@ -159,24 +159,38 @@ class Journal:
 
     def closed(self) -> frozenset[GitOid]:
         """Return the tips noted as closed."""
-        try:
-            text = (self.directory / _CLOSED).read_text("ascii", "replace")
-        except FileNotFoundError:
-            return frozenset()
-        return frozenset(GitOid(line) for line in text.splitlines() if _OID.match(line))
+        return self._oids(_CLOSED)
 
     def write_closed(self, tips: Iterable[GitOid]) -> None:
         """Replace the tips noted as closed."""
-        replace_file(self.directory / _CLOSED, "".join(f"{oid}\n" for oid in sorted(tips)).encode())
+        self._write_oids(_CLOSED, tips)
 
     def doubted(self) -> bool:
         """Tell whether what is noted as closed turned out not to be."""
         return (self.directory / _DOUBT).exists()
 
     def doubt(self) -> None:
-        """Note that what is noted as closed is not to be believed."""
-        if not self.doubted():
-            replace_file(self.directory / _DOUBT, b"")
+        """Note that what is noted as closed so far is not to be believed."""
+        if not self.doubted() or self.closed_since():
+            self.write_closed_since(())
+
+    def closed_since(self) -> frozenset[GitOid]:
+        """Return the tips noted as closed since the last doubt."""
+        return self._oids(_DOUBT)
+
+    def write_closed_since(self, tips: Iterable[GitOid]) -> None:
+        """Replace the tips noted as closed since the last doubt."""
+        self._write_oids(_DOUBT, tips)
+
+    def _oids(self, name: str) -> frozenset[GitOid]:
+        try:
+            text = (self.directory / name).read_text("ascii", "replace")
+        except FileNotFoundError:
+            return frozenset()
+        return frozenset(GitOid(line) for line in text.splitlines() if _OID.match(line))
+
+    def _write_oids(self, name: str, oids: Iterable[GitOid]) -> None:
+        replace_file(self.directory / name, "".join(f"{oid}\n" for oid in sorted(oids)).encode())
 
     # -- single objects
     def given_up(self) -> dict[GitOid, str]:

@@ -138,7 +138,8 @@ class MemoryFilling:
         if not missing:
             return None
         shallow = [oid for oid in commits if any(parent not in known for parent in self._objects[oid].parents)]
-        return Gap(list(dict.fromkeys(missing))[:wants], shallow, commits[:haves])
+        wanted = list(dict.fromkeys(missing))[:wants]
+        return Gap(wanted, shallow, commits[:haves], len(wanted))
 
     def frozen(self) -> bool:
         return self._disk.order is not None
@@ -218,6 +219,7 @@ class MemoryFilling:
         here = self._stage | self._store | set(self._disk.given_up)
         absent = [oid for oid in self._needed() if oid not in here]
         if absent:
+            self._disk.closed.clear()
             raise GitFailed(f"{absent[0]} is not here", argv=("pack-objects",), status=128)
         size = len(self._disk.came)
         if not self._disk.given_up:

@@ -278,6 +278,7 @@ class FillingContract:
         gap = filling.gap(wants=10, haves=10)
         assert set(gap.wants) == {commits[5], commits[1]}
         assert filling.gap(wants=10, haves=10, strict=True).wants == [commits[5]], "the other is not on the way yet"
+        assert gap.wants[: gap.needed] == [commits[5]]
         assert set(gap.shallow) == {commits[6], commits[2]}
         assert set(gap.haves) == {commits[8], commits[3]}
         self.graph(scene, commits[4:6])
@@ -557,6 +558,21 @@ class FillingContract:
         assert filling.begun()
         assert filling.lacking(None, limit=10) == [blob]
         filling.take([scene.commits_pack([blob])], max_bytes=PLENTY)
+        filling.finish()
+        self.check_whole(scene, commits[-1])
+
+    def test_what_was_noted_before_a_doubt_is_not_told_as_closed(self, scene):
+        commits = scene.chain(3)
+        filling = self.fill(scene)
+        filling.begin(goal_of(scene, commits[0], commits[-1]))
+        filling.note_closed([commits[0], commits[-1]])
+        with pytest.raises(GitFailed):
+            filling.finish()
+        assert filling.closed() == frozenset()
+        filling.take([scene.pack([commits[0]])], max_bytes=PLENTY)
+        filling.note_closed([commits[0]])
+        assert self.fill(scene).closed() == {commits[0]}
+        filling.take([scene.pack([commits[-1]], haves=[commits[0]])], max_bytes=PLENTY)
         filling.finish()
         self.check_whole(scene, commits[-1])
 

@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import subprocess
+import tracemalloc
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -413,3 +414,36 @@ def test_many_packs_are_joined_on_the_way_and_nothing_is_lost(scene, monkeypatch
         assert 3 < most <= 6
         filling.finish()
         assert scene.repository.inspect([*tips, *held]).bad == {}
+
+
+def test_commits_that_lead_nowhere_hide_no_tip(scene):
+    """What nobody asked for has parents that nobody has."""
+    commits = scene.chain(3)
+    junk = [scene.mirror.commit(parents=[f"{number:040x}"]) for number in range(1, 4)]
+    with scene.repository.lock():
+        filling = scene.repository.filling()
+        filling.begin(Goal(scene.object_format, [commits[-1]]))
+        filling.take([scene.commits_pack(junk)], graph=True, max_bytes=PLENTY)
+        gap = filling.gap(wants=10, haves=10)
+        assert gap.wants[: gap.needed] == [commits[-1]]
+        assert len(gap.wants) == 4
+        gap = filling.gap(wants=2, haves=10)
+        assert gap.wants[0] == commits[-1]
+
+
+def test_a_commit_with_an_endless_message_takes_no_memory(scene):
+    tree = scene.mirror.history.git("mktree", stdin=b"").decode().strip()
+    head = b"tree %s\nparent %s\nauthor A <a@b> 1 +0000\ncommitter A <a@b> 1 +0000\n\n" % (tree.encode(), b"1" * 40)
+    huge = GitOid(scene.mirror.history.raw("commit", head + bytes(80 << 20)))
+    after = scene.commit(parents=[huge])
+    with scene.repository.lock():
+        filling = scene.repository.filling()
+        filling.begin(Goal(scene.object_format, [after]))
+        filling.take([scene.commits_pack([huge, after])], graph=True, max_bytes=PLENTY)
+        tracemalloc.start()
+        try:
+            gap = filling.gap(wants=10, haves=10)
+            assert tracemalloc.get_traced_memory()[1] < 20 << 20
+        finally:
+            tracemalloc.stop()
+        assert gap.wants == ["1" * 40]

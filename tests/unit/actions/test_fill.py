@@ -180,6 +180,7 @@ class Scene:
         protocol: int = 2,
         yielding: Callable[[], bool] = lambda: False,
         here: Sequence[GitOid] = (),
+        max_bytes: int = 1 << 50,
     ) -> FillReport:
         with self.repository.lock():
             return fill(
@@ -191,7 +192,7 @@ class Scene:
                 telemetry=self.telemetry,
                 report=self.told.append,
                 stop=self.stop,
-                limits=FillLimits(first_bytes=8 * LINE, least_bytes=LINE),
+                limits=FillLimits(max_bytes=max_bytes, first_bytes=8 * LINE, least_bytes=LINE),
                 here=here,
                 yielding=yielding,
             )
@@ -520,3 +521,118 @@ def test_people_are_told_the_way_and_how_far_it_is(scene):
     assert [told.received for told in scene.told] == sorted(told.received for told in scene.told)
     assert scene.told[-1].cuts > 0
     assert scene.told[-1].sources == ("upstream.example",)
+
+
+# ---------------------------------------------------------------- nothing goes on for ever
+
+
+def test_a_server_that_asks_for_a_moment_again_and_again_ends_the_run(scene):
+    scene.link.errors = [RateLimited("wait", until=0.0) for _ in range(1000)]
+    with pytest.raises(RateLimited):
+        scene.run()
+    assert len(scene.link.asked) <= 300
+
+
+def test_a_moment_asked_for_now_and_then_is_waited_for(scene):
+    scene.link.cut = cuts(1, len(PACK) + 2 * LINE, len(PACK) + 6 * LINE)
+    asked, turn = scene.link.fetch, iter(range(1000))
+
+    def fetch(request: FetchRequest) -> Iterator[bytes]:
+        if next(turn) % 2:
+            raise RateLimited("wait", until=scene.clock.now() + 100)
+        yield from asked(request)
+
+    scene.link.fetch = fetch
+    scene.run()
+    scene.assert_whole()
+
+
+def test_a_file_from_a_server_without_ranges_gets_on_by_what_lies_beyond():
+    scene, _ = heavy_scene()
+    sizes = iter([3, 30, 5, 35, 2, 12, 36, 1, 40, 41])
+    asked = []
+
+    def open_blob(commit: GitOid, path: bytes, *, start: int) -> BlobBody:
+        asked.append(start)
+        return FileBody(0, commit.encode(), next(sizes))
+
+    scene.link.open_blob = open_blob
+    assert scene.run().given_up == {}
+    assert asked == sorted(asked)
+    scene.assert_whole()
+
+
+def test_a_file_that_breaks_off_at_the_same_place_again_and_again_is_given_up():
+    scene, heavy = heavy_scene()
+    asked, chance = [], random.Random(1)
+
+    def open_blob(commit: GitOid, path: bytes, *, start: int) -> BlobBody:
+        asked.append(start)
+        assert len(asked) < 1000
+        return FileBody(0, commit.encode(), chance.randrange(1, 30))
+
+    scene.link.open_blob = open_blob
+    report = scene.run()
+    assert list(report.given_up) == [heavy]
+    assert set(scene.history) - scene.repository.disk.stage == {heavy}
+
+
+def test_a_host_of_files_that_is_down_holds_up_one_object_only():
+    scene, heavy = heavy_scene()
+
+    def open_blob(commit: GitOid, path: bytes, *, start: int) -> BlobBody:
+        raise UpstreamUnavailable("no connection to the host of files")
+
+    scene.link.open_blob = open_blob
+    report = scene.run()
+    assert list(report.given_up) == [heavy]
+    assert set(scene.history) - scene.repository.disk.stage == {heavy}
+
+
+def test_a_file_without_end_is_dropped():
+    scene, heavy = heavy_scene()
+    came = []
+
+    class Endless(FileBody):
+        def chunks(self) -> Iterator[bytes]:
+            while True:
+                came.append(1)
+                yield b"x" * 100
+
+    scene.link.open_blob = lambda commit, path, start: Endless(start, b"", 0)
+    report = scene.run(max_bytes=1 << 20)
+    assert list(report.given_up) == [heavy]
+    assert len(came) < 3 * (1 << 20) // 100
+    assert scene.repository.filling().blob(heavy).here() == 0
+
+
+def test_wrong_beginnings_from_one_place_do_not_spoil_what_another_has():
+    scene, heavy = heavy_scene()
+    near = Link(scene.objects, scene.clock, name="near.example", heavy=scene.link.heavy)
+    with scene.repository.lock():
+        scene.repository.filling().blob(heavy).write(b"wrong")
+    scene.link.files = lambda commit: commit.encode()
+    assert scene.run(near).given_up == {}
+    scene.assert_whole()
+
+
+def test_a_whole_ref_that_was_not_whole_is_asked_for_again(scene):
+    """A server gives refs only, and what it called a whole pack was none."""
+    scene.link.only_tips = frozenset(scene.tips)
+    limits = iter([len(PACK) + 3 * LINE])
+    scene.link.cut = lambda: next(limits, 1 << 30)
+    asked = scene.link.fetch
+
+    def fetch(request: FetchRequest) -> Iterator[bytes]:
+        if scene.link.asked and request.thin:
+            scene.link.asked.append(request)
+            yield from [PACK, b"end\n"]
+        else:
+            yield from asked(request)
+
+    scene.link.fetch = fetch
+    with pytest.raises((UpstreamLacks, UpstreamInvalid)):
+        scene.run()
+    scene.link.fetch = asked
+    scene.run()
+    scene.assert_whole()
