@@ -129,6 +129,7 @@ class Rules:
     attempts: int
     wrong: int
     busy_seconds: float
+    connections: int
 
 
 class Board:
@@ -477,6 +478,8 @@ class Board:
                 continue
             if hand.place is not None and hand.place.host == granted.host:
                 return source
+            if hand.place is None and self.share.total >= self._rules.connections:
+                return None
             place = self.budget.take(self.share, granted.host, instead=hand.place)
             if place is not None:
                 hand.place = place

@@ -171,6 +171,8 @@ class Share:
         """Of those, the ones that are to be given back soon."""
         self.hungry_at: dict[str, float] = {}
         """When a connection to a host was last denied."""
+        self.total = 0
+        """What it holds of all hosts."""
 
 
 @dataclass(eq=False, slots=True)
@@ -280,6 +282,7 @@ class Budget:
         self._used += step
         self._hosts[place.host].used += step
         place.share.held[place.host] = place.share.held.get(place.host, 0) + step
+        place.share.total += step
 
     def _most(self, host: str) -> int:
         if self._per_host is None:

@@ -116,13 +116,15 @@ def transfer(
     )
     if todo:
         _warn_of_space(objects, course, total)
-        rules = Rules(limits.batch, limits.attempts, limits.wrong, limits.busy_seconds)
+        rules = Rules(limits.batch, limits.attempts, limits.wrong, limits.busy_seconds, limits.connections)
         budget = limits.budget if limits.budget is not None else Budget(limits.connections, clock=clock)
         places = [Source(number, upstream) for number, upstream in enumerate(sources)]
         board = Board(todo, places, begun=objects.begun(), budget=budget, course=course, rules=rules)
         bringer = Bringer(board, objects, course, rules, ref)
         try:
-            for _, done in parallel.each(bringer.work, _hands(board), limit=limits.connections + EXTRA_HANDS):
+            most = limits.connections + EXTRA_HANDS
+            # One more than there ever are: else nobody would look after them while all are busy.
+            for _, done in parallel.each(bringer.work, _hands(board, most), limit=most + 1):
                 if isinstance(done, Exception):
                     raise done  # work turns every error of ours into an end
         finally:
@@ -143,8 +145,8 @@ def transfer(
     )
 
 
-def _hands(board: Board) -> Iterator[Hand]:
-    """Yield a hand whenever there is something for one more to do, until nothing is left."""
+def _hands(board: Board, most: int) -> Iterator[Hand]:
+    """Yield a hand whenever there is something for one more to do, at most ``most`` at once, until nothing is left."""
     course = board.course
     while True:
         course.tick()
@@ -152,7 +154,8 @@ def _hands(board: Board) -> Iterator[Hand]:
         with board.changed:
             if board.crashed:
                 return
-            hand.task = board.next(hand)
+            if board.running < most:
+                hand.task = board.next(hand)
             if hand.task is not None:
                 board.running += 1
             elif board.running:

@@ -157,8 +157,8 @@ class Answer:
 
     def abandon(self) -> None:
         """Break the connection off; any thread may, while another waits for what comes."""
-        with self._closing, contextlib.suppress(OSError, ValueError):
-            # ValueError: everything was read, and there is no descriptor any more.
+        with self._closing, contextlib.suppress(OSError, ValueError, AttributeError):
+            # ValueError, AttributeError: everything was read, and there is no descriptor any more.
             if not self._closed:
                 # A twin: the TLS layer's own object belongs to the thread that reads from it.
                 with socket.socket(fileno=os.dup(self._raw.fileno())) as twin:

@@ -14,11 +14,14 @@ from mirror_sync.errors import (
     UpstreamUnavailable,
 )
 from mirror_sync.ports import LfsAction
-from mirror_sync.upstream.answers import clean, failure, wait_until
+from mirror_sync.upstream.answers import clean, failure, media_type, wait_until
 from mirror_sync.upstream.connections import Answer
 from mirror_sync.upstream.download import CONTENT_RANGE, follow
 from mirror_sync.upstream.lfs_batch import safe_header
 from mirror_sync.upstream.place import Place
+
+PAGES = frozenset({"text/html", "application/xhtml+xml", "application/json", "application/xml", "text/xml"})
+"""What is sent to people who are to sign in, and to programs instead of an error's status."""
 
 
 class HttpLfsBody:
@@ -92,6 +95,13 @@ def _opened(place: Place, answer: Answer, pointer: Pointer, *, start: int, end: 
         if answer.status == 206 or raw:
             raise UpstreamInvalid(
                 f"{host} sends a part of an LFS object without saying which", why=f"Content-Range {clean(raw)!r}"
+            )
+        told, kind = answer.headers.get("content-length", "").strip(), media_type(answer.headers)
+        if kind in PAGES and told and told != str(pointer.size):
+            # Better known before its first byte is written.
+            raise UpstreamInvalid(
+                f"{host} has another LFS object than the one asked for",
+                why=f"it sends {clean(told)} bytes of {kind}, not {pointer.size} bytes",
             )
         return HttpLfsBody(answer, start=0, stop=pointer.size, whole=True)
     # Some servers answer a range with 200; what they say of the range counts, not the status.

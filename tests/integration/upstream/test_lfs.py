@@ -192,6 +192,38 @@ def test_less_than_promised_is_a_break(up, repo, pointer):
         read(upstream, pointer)
 
 
+def test_a_body_that_is_all_here_may_be_abandoned(up, repo):
+    (small,) = some(repo, 1)
+    with client(repo.url) as upstream:
+        (answer,) = upstream.batch([small])
+        body = upstream.open_object(small, answer.action, start=0, end=small.size)
+        chunks = body.chunks()
+        assert next(chunks) == b"0"
+        body.abandon()
+        assert list(chunks) == []
+
+
+PAGE = b"<!doctype html><title>Sign in</title>" + b"<p>We use cookies.</p>" * 20_000
+
+
+@pytest.mark.parametrize("start", [0, 100_000])
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "application/json"])
+def test_a_page_instead_of_the_object_is_refused_before_its_first_byte(up, repo, pointer, start, kind):
+    up.fault(GET, body=PAGE, headers={"Content-Type": kind})
+    with client(repo.url) as upstream:
+        (answer,) = upstream.batch([pointer])
+        with pytest.raises(UpstreamInvalid, match="has another LFS object") as caught:
+            upstream.open_object(pointer, answer.action, start=start, end=pointer.size)
+    assert str(len(PAGE)) in str(caught.value)
+
+
+def test_a_page_that_is_the_object_is_taken(up, repo):
+    oid, size = repo.lfs.put(PAGE)
+    up.fault(GET, times=None, headers={"Content-Type": "text/html"})
+    with client(repo.url) as upstream:
+        assert read(upstream, Pointer(LfsOid(oid), size))[1] == PAGE
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "kind", "code"),
     [

@@ -35,7 +35,7 @@ class Scene:
             MirrorName("upstream.example/acme/model"), clock=self.clock, telemetry=ListedTelemetry(),
             stop=threading.Event(), total=SIZE, items=1, report=lambda _: None, yielding=lambda: False,
         )  # fmt: skip
-        rules = Rules(100, 5, 3, 600.0)
+        rules = Rules(100, 5, 3, 600.0, 8)
         self.source = Source(0, self.upstream)
         self.budget = Budget(8, clock=self.clock)
         self.board = Board([self.pointer], [self.source], begun=(), budget=self.budget, course=self.course, rules=rules)

@@ -1003,3 +1003,33 @@ def test_many_short_waits_with_something_in_between_are_waited_for(scene):
 
     scene.upstream.open_object = wait_long
     scene.whole(scene.run(pointer), pointer)
+
+
+def test_every_connection_silent_or_not_stopping_ends_all_of_them(scene):
+    scene.parallel = ThreadParallel()
+    pointers = [scene.upstream.put(random.Random(number).randbytes(300 * KIB)) for number in range(12)]
+    budget = Budget(8, clock=scene.clock)
+    budget._known("upstream.example").window.size = 8
+    silent = threading.Semaphore(0)
+    ended = []
+
+    def fall_silent(_at):
+        with scene.upstream.guard:
+            mine = len(scene.upstream.bodies) - 1
+        silent.release()
+        ended.append(scene.upstream.bodies[mine].abandoned.wait(20))
+
+    for pointer in pointers:
+        scene.upstream.faults[pointer.oid] = deque([Fault(before_piece=fall_silent)])
+
+    def stop_when_all_are_silent():
+        silent.acquire()
+        silent.acquire()
+        scene.stop.set()
+
+    stopper = threading.Thread(target=stop_when_all_are_silent)
+    stopper.start()
+    report = scene.run(*pointers, connections=2, budget=budget)
+    stopper.join()
+    assert isinstance(report.error, Interrupted)
+    assert ended == [True, True], "two connections are allowed, and both are broken off"
