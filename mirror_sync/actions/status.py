@@ -22,7 +22,7 @@ from mirror_sync.domain.runs import (
     health,
     lag_seconds,
 )
-from mirror_sync.errors import KNOWN_MISSING_CODES
+from mirror_sync.errors import KNOWN_MISSING_CODES, AddressRefused
 from mirror_sync.ports import Clock, MirrorFilter, StateStore, Totals
 
 Document = dict[str, Any]
@@ -294,6 +294,9 @@ def _clients(mirror: Mirror) -> str:
     if mirror.lfs.missing:
         noun = "1 LFS object is" if mirror.lfs.missing == 1 else f"{mirror.lfs.missing} LFS objects are"
         return f"clone works; {noun} not here, and git-lfs names one when a commit that is checked out needs it"
+    if mirror.lfs.left_out:
+        noun = "1 LFS object is" if mirror.lfs.left_out == 1 else f"{mirror.lfs.left_out} LFS objects are"
+        return f"clone works; {noun} left out by choice, and git-lfs stops at one when a commit that is checked out needs it"
     return "clone works and gets what was confirmed"
 
 
@@ -303,7 +306,10 @@ def _remedies(mirror: Mirror, verdict: Health) -> tuple[str, ...]:
         return (f"mirror-sync add {mirror.upstream}",)
     if verdict is Health.PAUSED:
         return (f"mirror-sync resume {name}",)
-    code = mirror.holds[0].code if mirror.holds else (mirror.last_run.code if mirror.last_run else "")
+    last = mirror.last_run
+    code = mirror.holds[0].code if mirror.holds else (last.code if last else "")
+    if last is not None and last.outcome is Outcome.FAILED and last.code == AddressRefused.code:
+        code = last.code  # what is held waits for this
     specific: dict[str, tuple[str, ...]] = {
         "MS-H001": (f"mirror-sync refs release {name}",),
         "MS-H003": (
@@ -320,6 +326,9 @@ def _remedies(mirror: Mirror, verdict: Health) -> tuple[str, ...]:
             "mirror-sync doctor",
         ),
         "MS-U404": ("check the address, and whether it takes a token to see it; nothing is deleted here",),
+        AddressRefused.code: (
+            'if that host is meant: allow_http = true or allow_private = true under [upstream."HOST"], then reload',
+        ),
         "MS-S507": ("free space on the volume, or lower storage.reserve",),
     }
     settled = (verdict is Health.FRESH and not mirror.holds) or code in ASKING_AGAIN_IS_NO_USE

@@ -10,9 +10,9 @@ from mirror_sync.domain.figures import size_text
 from mirror_sync.domain.wildmatch import Wildcard
 
 UNJUDGED = "it was found just now and nobody has looked at it yet"
-OLD = "only commits older than this mirror goes back to refer to it"
+OLD = "only commits older than those that this mirror looks at refer to it"
 ELSEWHERE = "it lies at no path that this mirror keeps"
-ELSEWHERE_OR_OLD = "commits that this mirror goes back to refer to it at no path that it keeps"
+ELSEWHERE_OR_OLD = "the commits that this mirror looks at refer to it at no path that it keeps"
 
 
 class PathPattern:

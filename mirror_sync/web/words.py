@@ -88,6 +88,7 @@ SENTENCES: tuple[str, ...] = (
     _n('give a token that may read it: token_file under [upstream."HOST"]; changing that file needs no restart'),
     _n("check the address, and whether it takes a token to see it; nothing is deleted here"),
     _n("free space on the volume, or lower storage.reserve"),
+    _n('if that host is meant: allow_http = true or allow_private = true under [upstream."HOST"], then reload'),
     _n(
         "name a nearer source of the repository (accelerators) or a place of its single files (raw_url), or use a better link"
     ),

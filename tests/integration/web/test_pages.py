@@ -9,8 +9,10 @@ from html.parser import HTMLParser
 import pytest
 from flask.testing import FlaskClient
 
+from mirror_sync.web import create_app
 from mirror_sync.web.words import CODES
-from tests.support.web_world import World
+from tests.support.upstream import UpstreamRepo
+from tests.support.web_world import MirrorSpec, World, make_world
 
 NAME = "git.example/acme/model"
 PAGES = [
@@ -169,6 +171,46 @@ def test_a_page_shows_lfs_objects_on_their_way_and_left_out_ones_as_such(client:
     assert re.search(r"left out by choice\s+1 \(4 kB\)", lfs)
     assert "L" * 10 not in page
     assert "按设置不取" in client.get("/mirrors/git.example/acme/filling?lang=zh").text
+
+
+def test_it_says_what_clients_get_where_lfs_objects_are_not_here(
+    tmp_path_factory: pytest.TempPathFactory, source: UpstreamRepo
+) -> None:
+    mirrors = {
+        "git.example/a/waiting": MirrorSpec(repository=str(source.path), queued=["q"], left_out=["L" * 4000]),
+        "git.example/a/chosen": MirrorSpec(repository=str(source.path), left_out=["L" * 4000, "M" * 4000]),
+        "git.example/a/whole": MirrorSpec(repository=str(source.path)),
+    }
+    with make_world(tmp_path_factory.mktemp("w"), mirrors) as world:
+        client = create_app(world).test_client()
+        for name, english, chinese in (
+            ("waiting", "clone works; 1 LFS object is not here, and git-lfs names one", "1 个 LFS 对象不在此处"),
+            (
+                "chosen",
+                "clone works; 2 LFS objects are left out by choice, and git-lfs stops",
+                "2 个 LFS 对象按设置不取",
+            ),
+            ("whole", "clone works and gets what was confirmed", "得到已确认的内容"),
+        ):
+            told = client.get(f"/api/v1/mirrors/by-name/git.example/a/{name}/why").json
+            assert told is not None
+            assert english in told["clients"]
+            assert english in client.get(f"/mirrors/git.example/a/{name}?lang=en").text
+            assert chinese in client.get(f"/mirrors/git.example/a/{name}?lang=zh").text
+
+
+def test_a_refused_address_leads_to_the_key_that_allows_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Held refs wait for it too: asking again alone would change nothing."""
+    held = [("refs/heads/main", "MS-H005", "1 LFS object is not here")]
+    mirrors = {
+        "git.example/a/b": MirrorSpec(holds=held, failure=("MS-U403", "lfs.example is asked for over plain http"))
+    }
+    with make_world(tmp_path_factory.mktemp("w"), mirrors) as world:
+        client = create_app(world).test_client()
+        told = client.get("/api/v1/mirrors/by-name/git.example/a/b/why").json
+        assert told is not None
+        assert told["remedies"][0].startswith("if that host is meant: allow_http = true")
+        assert "若确要访问该主机" in client.get("/mirrors/git.example/a/b?lang=zh").text
 
 
 def test_progress_that_nobody_tells_of_any_more_is_shown_as_such(client: FlaskClient) -> None:
