@@ -12,7 +12,7 @@ plain clone is tried over each cutting link.  A crossing counts when refs and th
 
 Parts: ``cuts`` as above; ``small``: cuts at ``--small-cut`` MiB, text alone; ``latency``:
 the whole link capped to ``--rate`` MiB/s with ``--round-trip`` seconds, wall time with cuts
-to that without; ``kills``: ``kill -9`` every few seconds on the capped link.
+to that without; ``kills``: ``kill -9`` every few seconds, twenty times, on a link with four times that rate.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ MOST_BYTES_BITMAP = 1.35
 MOST_BYTES_SMALL_CUTS = 1.35
 MOST_WALL = 1.25
 KILL_EVERY = (2.0, 5.0)
+KILLS = 20
 SECONDS = 3600.0
 PARTS = ("cuts", "small", "latency", "kills")
 CLONED = ("refs/heads/", "refs/tags/")
@@ -98,7 +99,7 @@ class Bench:
         clone = [sys.executable, "-m", "mirror_sync", "clone", "--quiet", "--bare", url, str(directory)]
         done = carried(
             mirror_command(directory, url, "--no-lfs") if self.by == "mirror" else lambda _: clone,
-            log=self.work / "copy.log", seconds=SECONDS, kill_every=kill_every, seed=seed,
+            log=self.work / "copy.log", seconds=SECONDS, kill_every=kill_every, kills=KILLS, seed=seed,
         )  # fmt: skip
         made = view_of(directory, url) if self.by == "mirror" else directory
         return done.seconds, done.kills, done.peak_megabytes, self.judges[name].fault(made)
