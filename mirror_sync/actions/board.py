@@ -890,6 +890,28 @@ class Board:
             self._seek(wanted)
             return True
 
+    def without_upstream(self, wanted: Wanted, said: Brought) -> bool:
+        """Fetch all of an object that the upstream has wrong from elsewhere; ``False`` when nobody else is left to ask.
+
+        The name tells which bytes are right, so it does not matter whose they are.
+        """
+        with self.changed:
+            elsewhere = [
+                source
+                for source in self._sources
+                if not source.first and source.dead is None and source.number not in wanted.lacking
+            ]
+            if 0 in wanted.lacking or not elsewhere:
+                return False
+            wanted.lacking[0] = said
+            wanted.granted.pop(0, None)
+            wanted.blamed.clear()
+            wanted.doubt = None
+            wanted.state = State.OPEN
+            wanted.gaps = [(0, wanted.size)]
+            self._seek(wanted)
+            return True
+
     def in_parts(self, wanted: Wanted) -> bool:
         """Tell whether an object is too large to be fetched as one piece again."""
         return wanted.size > WHOLE_BYTES

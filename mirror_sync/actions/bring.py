@@ -353,12 +353,15 @@ class Bringer:
                 actual=error.actual,
                 attempt=wanted.wrong_times,
             )
+        text = f"upstream sends wrong bytes, the same each time: their SHA-256 is {error.actual}"
+        said = Brought(End.FAILED, error.code, text)
         origins = incomplete.origins()
         try:
             if self.board.in_parts(wanted):
                 if self.board.doubt(wanted, origins):
                     return
                 incomplete.restart()
+                self.course.lost(wanted.size)
             else:
                 incomplete.restart()
                 self.course.lost(wanted.size)
@@ -367,5 +370,5 @@ class Bringer:
         except MirrorSyncError as failure:
             self._storage_failed(wanted, failure)
             return
-        text = f"upstream sends wrong bytes, the same each time: their SHA-256 is {error.actual}"
-        self._end(wanted, Brought(End.FAILED, error.code, text))
+        if not self.board.without_upstream(wanted, said):
+            self._end(wanted, said)

@@ -671,6 +671,36 @@ def test_a_liar_is_not_asked_by_the_next_transfer_either(scene):
     assert not scene.objects.has(pointer)
 
 
+@pytest.mark.usefixtures("in_parts")
+def test_what_upstream_has_wrong_comes_from_a_place_that_has_it_right(scene):
+    place, pointer = nearer(scene), scene.upstream.put(BIG)
+    place.put(BIG)
+    lie(scene.upstream, lambda data: flipped(data, 150 * KIB, 950 * KIB))
+    report = scene.run(pointer)
+    scene.whole(report, pointer)
+    assert scene.upstream.sent + place.sent <= 5 * len(BIG)
+
+
+def test_what_upstream_has_wrong_in_small_comes_from_a_place_that_has_it_right(scene):
+    place, pointer = nearer(scene), scene.upstream.put(b"small and sound")
+    place.put(b"small and sound")
+    scene.upstream.lfs[pointer.oid] = b"small and wrong"
+    place.faults[pointer.oid] = deque([Fault(error=UpstreamUnavailable("not now"))])
+    scene.whole(scene.run(pointer), pointer)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_what_everybody_has_wrong_is_given_up(scene):
+    place, pointer = nearer(scene), scene.upstream.put(BIG)
+    place.put(BIG)
+    for source in (scene.upstream, place):
+        lie(source, lambda data: flipped(data, 150 * KIB))
+    report = scene.run(pointer)
+    assert report.failed[pointer.oid][0] == "MS-L422"
+    assert report.error is None
+    assert scene.upstream.sent + place.sent <= 8 * len(BIG)
+
+
 def test_parts_whole_on_disk_are_promoted_without_asking(scene):
     pointer = scene.upstream.put(BIG)
     with scene.objects.incomplete(pointer) as incomplete:
