@@ -200,8 +200,8 @@ class _Screen:
             "activity": "cloning",
             "run": None,
             "removing_at": None,
-            "refs": {"count": 0},
-            "lfs": {"wanted": 0, "present": 0, "wanted_bytes": 0, "present_bytes": 0},
+            "refs": {"count": None},
+            "lfs": {"wanted": None, "present": None, "wanted_bytes": None, "present_bytes": None},
             "progress": progress_document(progress, self._clock.now()),
         }
         self._board.show([item], now=self._clock.monotonic())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mirror_sync.cli import choosing
-from mirror_sync.cli.opening import opened, told
+from mirror_sync.cli.opening import as_typed, opened, told
 from mirror_sync.cli.options import Command
 from mirror_sync.cli.output import Output, health_text, size, span
 from mirror_sync.cli.progress import LEAST_COLUMNS, arrived, brief, doing, line, objects, pace
@@ -248,5 +248,5 @@ def why(context: click.Context, name: str) -> None:
     tries = f"{found.tried} failed {'run' if found.tried == 1 else 'runs in a row'}, " if found.tried else ""
     rows.append(("tried", f"{tries}last {found.last_at or 'never'}, next {found.next_at or 'not planned'}"))
     rows.append(("clients", found.clients))
-    rows += [("do", remedy) for remedy in found.remedies]
+    rows += [("do", as_typed(told(context), remedy)) for remedy in found.remedies]
     out.fields(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -30,6 +31,15 @@ def settings_of(flags: Globals, *, overrides: Mapping[str, object] | None = None
     if flags.config and flags.directory:
         raise UsageError("-c and --dir both name a configuration", remedy="give one of them")
     return load(flags.config, directory=flags.directory, overrides=overrides)
+
+
+def as_typed(flags: Globals, remedy: str) -> str:
+    """Return a remedy as it can be typed here: a command names the configuration that this one was given."""
+    rest = remedy.removeprefix("mirror-sync ")
+    named = ("--dir", flags.directory) if flags.directory else ("-c", flags.config)
+    if rest == remedy or named[1] is None:
+        return remedy
+    return f"mirror-sync {named[0]} {shlex.quote(str(named[1]))} {rest}"
 
 
 @contextmanager

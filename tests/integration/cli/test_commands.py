@@ -51,7 +51,10 @@ def test_mirrors_are_added_listed_and_shown(bench: Bench) -> None:
     assert bench.out == ""
     assert bench("why", NAME) == 0
     assert "first fill" in bench.out
-    assert bench.json("why", NAME)["verdict"] == "new"
+    assert f"do       mirror-sync --dir {bench.directory} sync {NAME} --wait" in bench.out, "it can be typed as it is"
+    told = bench.json("why", NAME)
+    assert told["verdict"] == "new"
+    assert told["remedies"] == [f"mirror-sync sync {NAME} --wait"]
 
 
 def test_a_name_that_is_nearly_right_is_answered_with_the_right_one(bench: Bench) -> None:

@@ -133,6 +133,11 @@ def test_a_log_line_has_keys_and_values() -> None:
     assert "stale" not in told
     assert "stale=true" in key_values(item(lfs(), now=NOW + 60))
     assert "total" not in key_values(item(git(total=None)))
+    nothing = {"present": None, "wanted": None, "present_bytes": None, "wanted_bytes": None}
+    of_a_clone = key_values(item(lfs(), refs={"count": None}, lfs=nothing))
+    assert "objects_total=120" in of_a_clone
+    assert "refs=" not in of_a_clone
+    assert "lfs_" not in of_a_clone
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
