@@ -19,6 +19,8 @@ from mirror_sync.domain.names import LfsOid, is_lfs_oid
 from mirror_sync.errors import UsageError
 from mirror_sync.lfs_store.durable import make_directory, sync_directory
 
+LEAVING = ".evicted"
+
 
 class Layout:
     """Names every path from the oid alone, and only from a true one."""
@@ -78,7 +80,7 @@ class Layout:
     def leaving(self, oid: LfsOid) -> Path:
         """Return where an object stands while it is being evicted."""
         _check(oid)
-        return self.incompletes / f"{oid}.evicted"
+        return self.incompletes / f"{oid}{LEAVING}"
 
     def aside(self, oid: LfsOid, *, at: float) -> Path:
         """Return where a damaged object found at ``at`` is kept."""

@@ -18,7 +18,7 @@ from mirror_sync.domain.pointers import Pointer
 from mirror_sync.errors import NotFound, ObjectBusy, UsageError
 from mirror_sync.lfs_store.durable import remove, storage_error, sync_directory, sync_file_system, told
 from mirror_sync.lfs_store.incomplete import FileIncomplete, Shop
-from mirror_sync.lfs_store.layout import Layout
+from mirror_sync.lfs_store.layout import LEAVING, Layout
 from mirror_sync.lfs_store.space import Space
 from mirror_sync.ports import Clock, Incomplete
 
@@ -41,8 +41,22 @@ class FileObjectStore:
         self._clock = clock
         with told("make the LFS directory"):
             self._layout.make()
+        self._bring_back()
         self._space = Space(directory, reserve_bytes=reserve_bytes)
         self._shop = Shop(self._layout, self._space, clock, sync_bytes)
+
+    def _bring_back(self) -> None:
+        """Put back what stood on its way out when an eviction was killed: it may have been touched just before."""
+        for entry in _entries(self._layout.incompletes):
+            oid = LfsOid(entry.name.removesuffix(LEAVING))
+            if entry.name.endswith(LEAVING) and is_lfs_oid(oid):
+                # OSError: it is gone for good by now, or this process may only read.
+                with contextlib.suppress(OSError):
+                    self._layout.make_shelf(oid)
+                    with contextlib.suppress(FileExistsError):  # it was fetched anew meanwhile
+                        os.link(entry.path, self._layout.object(oid))
+                    sync_directory(self._layout.object(oid).parent)
+                    remove(Path(entry.path))
 
     # -- what is here
 

@@ -155,6 +155,35 @@ def test_sweeping_and_stale_eviction_survive_every_point(directory):
         pytest.fail("the sweep never came to its end")
 
 
+def test_an_object_touched_while_it_is_evicted_outlives_a_kill(directory):
+    """Touched after it was found to be old, so that somebody relies on it, and then the sweep is killed."""
+
+    def evict():
+        objects = store(directory)
+        path = objects._layout.object(POINTER.oid)
+        rename = type(path).rename
+
+        def touched_just_before(self, target):
+            if self == path:
+                os.utime(path, (2e9, 2e9))
+            return rename(self, target)
+
+        type(path).rename = touched_just_before
+        assert not objects.evict_stale(POINTER.oid, older_than=1.9e9)
+
+    for point in range(1, 20):
+        shutil.rmtree(directory, ignore_errors=True)
+        finish(store(directory))
+        os.utime(store(directory)._layout.object(POINTER.oid), (1e9, 1e9))
+        killed = killed_at(point, evict)
+        assert store(directory).has(POINTER)
+        assert store(directory).verify(POINTER.oid)
+        if not killed:
+            break
+    else:
+        pytest.fail("the eviction never came to its end")
+
+
 SMALL_ONES = [b"%05d" % number * 100 for number in range(12)]
 
 
