@@ -278,8 +278,7 @@ def _tries(error: MirrorSyncError, patience: int) -> int:
 def _bring_git(job: _Job, observation: Observation) -> None:
     """Bring every object of every ref, check it, and let what is sound look like upstream."""
     repository = job.world.place.repository
-    if not repository.exists():
-        repository.create(observation.object_format)
+    repository.create(observation.object_format)
     repository.recover()
     published = repository.published()
     tips = dict(observation.snapshot.tips)

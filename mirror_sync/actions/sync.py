@@ -120,12 +120,13 @@ def observe(run: Run) -> Observation | None:
 def prepare(run: Run, observation: Observation) -> None:
     """Put right what a crash left, finish an interrupted record, and read what is published."""
     repository = run.world.repository
-    if not repository.exists():
-        if run.mirror.view > 0 or repository.current_view() > 0:
-            raise RepositoryDamaged(
-                why="the mirror was published before, but its store is gone",
-                remedy=f"mirror-sync rm {run.mirror.name} --now, then add it again",
-            )
+    if not repository.exists() and (run.mirror.view > 0 or repository.current_view() > 0):
+        raise RepositoryDamaged(
+            why="the mirror was published before, but its store is gone",
+            remedy=f"mirror-sync rm {run.mirror.name} --now, then add it again",
+        )
+    if run.mirror.view == 0:
+        # made anew where upstream was, before anything of it was published
         repository.create(observation.object_format)
     recovery = repository.recover()
     if recovery.removed:

@@ -76,7 +76,11 @@ class GitRepository(Protocol):
         """Tell whether the store is there."""
 
     def create(self, object_format: ObjectFormat) -> None:
-        """Make an empty store of this object format; does nothing when it is there already."""
+        """Make an empty store of this object format; does nothing when it is there already.
+
+        Nothing of a mirror that was never published is worth keeping in another object
+        format: that store goes, and what was staged for it.
+        """
 
     def recover(self) -> Recovery:
         """Put right whatever a crash left: temporary files, lock files, unfinished views, stray refs.

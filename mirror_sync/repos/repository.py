@@ -63,9 +63,23 @@ class Repository:
         return self._store.exists()
 
     def create(self, object_format: ObjectFormat) -> None:
-        """Make an empty store of this object format."""
+        """Make an empty store of this object format; one of another format that was never published goes."""
         with self._changing():
+            if self._store.exists() and not self.layout.current_number():
+                self._make_way(object_format)
             self._store.create(object_format)
+
+    def _make_way(self, object_format: ObjectFormat) -> None:
+        """Remove store and stage when what is in them is of another object format."""
+        if read_object_format(self.layout.store) is object_format:
+            return
+        for path in (self.layout.stage, self.layout.store):
+            gone = path.with_name(f"tmp_{path.name}")
+            remove_tree(gone)
+            if path.is_dir():
+                path.rename(gone)
+                sync_directory(gone.parent)
+                remove_tree(gone)
 
     def recover(self) -> Recovery:
         """Put right whatever a crash left."""

@@ -139,8 +139,14 @@ class MemoryRepository:
 
     def create(self, object_format: ObjectFormat) -> None:
         self._held()
-        if self.disk.object_format is None:
-            self.disk.object_format = object_format
+        disk = self.disk
+        if disk.object_format not in (None, object_format) and not disk.current:
+            disk.store.clear()
+            disk.stage.clear()
+            disk.fill = FillDisk()
+            disk.object_format = None
+        if disk.object_format is None:
+            disk.object_format = object_format
 
     def recover(self) -> Recovery:
         self._held()

@@ -79,6 +79,19 @@ class GitRepositoryContract:
         assert ready.repository.exists()
         assert ready.repository.missing([first]) == set()
 
+    def test_another_object_format_begins_anew_unless_something_was_published(self, ready):
+        first = ready.commit("a")
+        bring(ready, first)
+        ready.repository.create(ObjectFormat.SHA256)
+        assert ready.repository.exists()
+        assert ready.repository.stage_is_empty()
+        assert ready.repository.missing([first]) == {first}
+        ready.repository.create(ObjectFormat.SHA1)
+        bring(ready, first)
+        ready.repository.publish(request(1, {MAIN: first}), confirm=allow)
+        ready.repository.create(ObjectFormat.SHA256)
+        assert ready.repository.missing([first]) == set()
+
     def test_the_lock_is_exclusive_and_free_afterwards(self, scene):
         other = scene.again()
         with scene.repository.lock(), pytest.raises(LeaseLost), other.lock():

@@ -7,6 +7,7 @@ nothing behind.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import os
 import threading
@@ -117,8 +118,8 @@ class Scene:
         return sorted(str(path.relative_to(self.directory)) for path in found)
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
+@contextlib.contextmanager
+def scene_at(tmp_path: Path) -> Iterator[Scene]:
     with GitUpstream(tmp_path / "up") as up:
         directory = tmp_path / "mirror"
         settings = load(configuration(directory, up.url("acme/model"), stall="1s"), environ={})
@@ -128,6 +129,12 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
             clock = app.clock = HastyClock()
             app.recover_all()
             yield Scene(up, app, clock, directory)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    with scene_at(tmp_path) as made:
+        yield made
 
 
 # --- the whole answer is wrong
