@@ -42,6 +42,15 @@ OBJECT_WANTS = 8_000
 TIPS_AT_ONCE = 16
 MOST_TIPS_AT_ONCE = 4_096
 FIRST_COMMITS = 200
+SHARES = 24
+"""No range is larger than this part of all commits: what a cut throws away is a part of a range."""
+
+FEWEST_AT_MOST = 50
+SAFE_SHARE = 0.75
+"""Of what the shortest connection brought, a range of small objects is to take no more."""
+
+GROWTH_SMALL = 1.08
+GROWTH_LARGE = 1.5
 GROWTH = 4
 """A range grows at most so many times from one request to the next."""
 
@@ -203,6 +212,7 @@ class _Job:
         self._sat_out = 0.0
         """Seconds waited because a server asked for it since bytes last came."""
         self._given_up = 0
+        self._shortest: int | None = None
         self._busy: _Source | None = None
 
     @property
@@ -362,7 +372,7 @@ class _Job:
 
     def _ladder(self) -> None:
         """Bring closed ranges of commits, oldest first; each makes the next one possible."""
-        pace = _Pace(self.limits)
+        pace = _Pace(self.limits, self.filling.place()[1])
         while True:
             self.check()
             self._show(*self.filling.place())
@@ -377,13 +387,14 @@ class _Job:
             request = FetchRequest(self.goal.object_format, stretch.wants, stretch.haves)
             taken = self._ask(request)
             if taken.complete and self._kept_its_word(stretch):
-                pace.through(stretch.commits, taken.received)
+                pace.through(stretch.commits, taken, shortest=self._shortest)
                 self.filling.advance(stretch)
                 continue
             if taken.complete:
                 continue
-            pace.cut(stretch.commits, taken.received)
-            if stretch.commits == 1 or _worth_finishing(taken):
+            finished = stretch.commits == 1 or _worth_finishing(taken)
+            pace.cut(stretch.commits, taken, finished=finished)
+            if finished:
                 self.filling.copy_commits(stretch)
                 self._objects(stretch)
                 self.filling.advance(stretch)
@@ -598,7 +609,7 @@ class _Job:
                 continue
             if not isinstance(error, (UpstreamUnavailable, UpstreamInvalid, GitFailed)):
                 raise error
-            self.cuts += 1
+            self._note_cut(taken)
             if taken.received and (taken.objects or patient or alone):
                 self._fruitless = 0
                 return taken
@@ -611,6 +622,11 @@ class _Job:
                 raise _damaged(error) if isinstance(error, GitFailed) else error
             self._wait(self._fruitless)
             return taken
+
+    def _note_cut(self, taken: Taken) -> None:
+        self.cuts += 1
+        if taken.received >= LEAST_CUT:
+            self._shortest = min(self._shortest or taken.received, taken.received)
 
     def _choose(self) -> _Source:
         """Return the fastest source, or one nearer than upstream that was not tried yet."""
@@ -689,28 +705,45 @@ class _Job:
 
 
 class _Pace:
-    """How many commits to ask for at once, learnt from what came through."""
+    """How many commits to ask for at once, learnt from what came through.
 
-    def __init__(self, limits: FillLimits) -> None:
+    Of a range that breaks off little can be used, unless its objects are large: so a
+    range is kept below the shortest connection seen and a small share of the whole.
+    """
+
+    def __init__(self, limits: FillLimits, total: int) -> None:
         self._limits = limits
         self._target = float(limits.first_bytes)
         self._per_commit: float | None = None
+        self._most = max(total // SHARES, FEWEST_AT_MOST)
         self.commits = FIRST_COMMITS
 
-    def through(self, commits: int, size: int) -> None:
-        """Take note of a range that came whole."""
-        each = size / commits
+    def through(self, commits: int, taken: Taken, *, shortest: int | None) -> None:
+        """Take note of a range that came whole; ``shortest`` is what the shortest connection brought that broke."""
+        each = taken.received / commits
         self._per_commit = each if self._per_commit is None else (self._per_commit + each) / 2
-        if size > self._target / 2:
-            self._target = min(self._target * 1.08, self._limits.most_bytes)
-        self.commits = max(1, min(int(self._target / max(self._per_commit, 1.0)), commits * GROWTH))
+        large = _has_large_objects(taken)
+        if taken.received > self._target / 2:
+            self._target = min(self._target * (GROWTH_LARGE if large else GROWTH_SMALL), self._limits.most_bytes)
+        if shortest is not None and not large:
+            self._target = min(self._target, max(self._limits.least_bytes, shortest * SAFE_SHARE))
+        self._set(commits * GROWTH)
 
-    def cut(self, commits: int, size: int) -> None:
-        """Take note of a range that broke off after ``size`` bytes."""
-        lower = self._target * 0.75
+    def cut(self, commits: int, taken: Taken, *, finished: bool) -> None:
+        """Take note of a range that broke off; ``finished``: object by object, so that nothing is asked for again."""
+        size = taken.received
+        lower = self._target * (0.9 if finished else 0.75)
         self._target = max(self._limits.least_bytes, min(lower, size * 0.8 if size > 1 << 20 else lower))
         self._per_commit = max(self._per_commit or 0.0, size / commits)
-        self.commits = max(1, min(int(self._target / max(self._per_commit, 1.0)), commits // 2))
+        self._set(commits if finished else commits // 2)
+
+    def _set(self, most: int) -> None:
+        fitting = int(self._target / max(self._per_commit or 0.0, 1.0))
+        self.commits = max(1, min(fitting, most, self._most))
+
+
+def _has_large_objects(taken: Taken) -> bool:
+    return taken.objects > 0 and taken.received / taken.objects > BIG_OBJECT
 
 
 def _worth_finishing(taken: Taken) -> bool:
@@ -718,7 +751,7 @@ def _worth_finishing(taken: Taken) -> bool:
     if not taken.objects:
         return False
     lacking = taken.announced - taken.objects
-    return taken.received / taken.objects > BIG_OBJECT or lacking * NEARLY_WHOLE < taken.announced
+    return _has_large_objects(taken) or lacking * NEARLY_WHOLE < taken.announced
 
 
 def _damaged(error: GitFailed) -> UpstreamInvalid:

@@ -62,6 +62,12 @@ PACKS_WORTH_GATHERING = 3
 PACKS_WORTH_JOINING = 64
 """From so many on, small packs are joined on the way: git looks into each of them for every object."""
 
+MOST_GATHERINGS = 2
+"""After so many that a killed process never ended, the packs stay as they came; maintenance gathers them later."""
+
+JOINED_BYTES = 64 << 20
+"""No more is joined at once, so that a process that is killed every few seconds gets on all the same."""
+
 MISSING_SHOWN = 1000
 """So many missing objects at most are looked for when it is only asked whether any are."""
 
@@ -167,7 +173,8 @@ class DiskFilling:
                     argv=("rev-list", "--objects"),
                     stderr=f"{lacking[0]} is missing",
                 )
-            if len(own) >= PACKS_WORTH_GATHERING:
+            if len(own) >= PACKS_WORTH_GATHERING and self._journal.gatherings() < MOST_GATHERINGS:
+                self._journal.note_gathering()
                 own = self._gather(goal, own, tick=tick)
             size = self._size(own)
             self._journal.end(keep=own)
@@ -197,7 +204,7 @@ class DiskFilling:
         together: list[str] = []
         size = 0
         for name in sorted(own, key=lambda name: self._size([name])):
-            if len(together) > 1 and self._size([name]) > 2 * size:
+            if len(together) > 1 and (self._size([name]) > 2 * size or size + self._size([name]) > JOINED_BYTES):
                 break
             together.append(name)
             size += self._size([name])

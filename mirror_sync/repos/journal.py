@@ -35,6 +35,7 @@ _POSITION = "position"
 _CLOSED = "closed"
 _GIVEN_UP = "given-up"
 _PACKS = "packs"
+_GATHERINGS = "gatherings"
 _ENDING = "ending"
 _DOUBT = "doubt"
 _GONE = "tmp_fill"
@@ -201,6 +202,15 @@ class Journal:
         """Replace the objects given up."""
         if objects or (self.directory / _GIVEN_UP).exists():
             self._write(_GIVEN_UP, {str(oid): reason for oid, reason in objects.items()})
+
+    def gatherings(self) -> int:
+        """Return how often gathering everything in one pack was begun."""
+        count = self._read(_GATHERINGS).get("begun", 0)
+        return count if isinstance(count, int) else 0
+
+    def note_gathering(self) -> None:
+        """Note that gathering begins, once more."""
+        self._write(_GATHERINGS, {"begun": self.gatherings() + 1})
 
     # -- packs
     def packs(self) -> set[str]:
