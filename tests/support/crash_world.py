@@ -30,6 +30,7 @@ from mirror_sync.domain.names import parse_upstream_url
 from mirror_sync.domain.runs import MirrorId
 from mirror_sync.state import SqlState
 from tests.support.crash import PUBLISHES, ROOT, Crasher
+from tests.support.link import Link, Weather
 from tests.support.upstream import GitUpstream, UpstreamRepo
 
 DAY = 86_400.0
@@ -52,9 +53,9 @@ NOTHING = Snapshot({}, "")
 
 
 class World:
-    """The upstream, in its own process, and directories to mirror it into."""
+    """The upstream, in its own process and behind a link if it is to fail, and directories to mirror it into."""
 
-    def __init__(self, directory: Path, *, seed: int = 20) -> None:
+    def __init__(self, directory: Path, *, seed: int = 20, weather: Weather | None = None) -> None:
         self.directory = directory
         self.chance = random.Random(seed)
         self.upstream = GitUpstream(directory / "upstream")  # never started: only its repositories are changed here
@@ -62,6 +63,8 @@ class World:
         self.needs: dict[str, frozenset[str]] = {}
         """The LFS objects that each commit ever seen upstream needs for a checkout."""
         self._process: subprocess.Popen[str] | None = None
+        self._weather = weather
+        self.link: Link | None = None
         self.origin = ""
 
     def __enter__(self) -> Self:
@@ -73,11 +76,16 @@ class World:
         )
         assert self._process.stdout is not None
         self.origin = self._process.stdout.readline().strip()
+        if self._weather is not None:
+            self.link = Link(int(self.origin.rpartition(":")[2]), self._weather).__enter__()
+            self.origin = self.link.origin
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.link is not None:
+            self.link.__exit__(kind, error, trace)
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -120,6 +128,25 @@ class World:
         repo.tag("v1-of-v1", target="v1", message="nested")
         repo.update("refs/tags/light", repo.git("rev-parse", "main"))
         repo.set_head("refs/heads/next")
+        self.note()
+
+    def begin_large(self, commits: int) -> None:
+        """Fill upstream with Git objects that no connection of a bad link lets through at once."""
+        for number in range(commits):
+            files = {f"data/{number % 5}": self.chance.randbytes(20_000), "text": f"{number}\n"}
+            self.repo.commit(files, lfs={"small.bin": self.chance.randbytes(1000)} if number % 9 == 0 else None)
+            if number % 6 == 2:
+                self.repo.commit({"side": f"{number}"}, branch=f"side-{number}", start="main")
+        self.repo.tag("v1", message="first")
+        self.note()
+
+    def rewrite_large(self, commits: int) -> None:
+        """Rewrite most of it, and delete a branch."""
+        self.repo.update("refs/heads/main", self.repo.git("rev-parse", "main~3"))
+        for _ in range(commits):
+            self.repo.commit({"again": self.chance.randbytes(25_000)}, lfs={"small.bin": self.chance.randbytes(900)})
+        self.repo.tag("v2", message="second")
+        self.repo.delete("refs/heads/side-2")
         self.note()
 
     def note(self) -> None:
