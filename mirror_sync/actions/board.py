@@ -61,6 +61,9 @@ GONE_ANSWERS = 2
 MOST_FAILING = 4
 """With so many objects waiting to be tried again no other is begun: the server may be down."""
 
+MOST_RENEWING = 2
+"""So many batches of objects may wait to be asked for again before new ones are asked for."""
+
 STRANGE_ANSWERS = 2
 """After so many answers to ranges that were none, the whole object is asked for."""
 
@@ -280,6 +283,8 @@ class Board:
                 source.asking += 1
                 return Ask(source, group)
             ahead = self._rules.batch // 2 + self._rules.batch * (hands // 4)
+            if len(self._renewing[source.number]) > MOST_RENEWING * self._rules.batch:
+                continue  # a server that fails for so many is not asked for more
             if source.asking <= hands // 8 and source.asked < len(self._order):
                 begun = self._order_begun()
                 if source.asked - begun <= ahead:

@@ -1063,3 +1063,28 @@ def test_every_connection_silent_or_not_stopping_ends_all_of_them(scene):
     stopper.join()
     assert isinstance(report.error, Interrupted)
     assert ended == [True, True], "two connections are allowed, and both are broken off"
+
+
+def test_a_server_that_fails_for_every_object_is_not_asked_for_all_of_them(scene):
+    pointers = [scene.upstream.put(b"%06d" % number) for number in range(3000)]
+    for pointer in pointers:
+        scene.upstream.refusals[pointer.oid] = (500, "oops")
+    report = scene.run(*pointers)
+    assert isinstance(report.error, UpstreamUnavailable)
+    assert len({pointer for batch in scene.upstream.batches for pointer in batch}) <= 400
+
+
+def test_hundreds_of_objects_that_fail_once_hold_up_nobody(scene):
+    pointers = [scene.upstream.put(b"%06d" % number) for number in range(900)]
+    for pointer in pointers[:450]:
+        scene.upstream.refusals[pointer.oid] = (500, "oops")
+    batch = scene.upstream.batch
+
+    def once(group, **more):
+        answers = batch(group, **more)
+        for pointer in group:
+            scene.upstream.refusals.pop(pointer.oid, None)
+        return answers
+
+    scene.upstream.batch = once
+    scene.whole(scene.run(*pointers), *pointers)
