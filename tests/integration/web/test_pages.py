@@ -9,11 +9,17 @@ from html.parser import HTMLParser
 import pytest
 from flask.testing import FlaskClient
 
+from mirror_sync.domain.names import MirrorName
+from mirror_sync.domain.runs import Step
 from mirror_sync.web import create_app
 from mirror_sync.web.words import CODES
 from tests.support.upstream import UpstreamRepo
-from tests.support.web_world import MirrorSpec, World, make_world
+from tests.support.web_world import MirrorSpec, World, make_world, progress_of
 
+LFS_UNDER_WAY = {
+    "kind": "lfs", "way": "parts", "done": 61, "total": 198, "received": 61,
+    "rate": 1.0, "connections": 1, "cuts": 0, "items": 37, "items_total": 120,
+}  # fmt: skip
 NAME = "git.example/acme/model"
 PAGES = [
     "/",
@@ -238,6 +244,28 @@ def test_the_overview_shows_what_is_under_way(client: FlaskClient) -> None:
     assert "left out by choice" in page
     listed = client.get("/mirrors?q=moving").text
     assert "25 %" in listed
+
+
+def test_a_step_tells_its_detail_until_progress_tells_it_in_the_language_of_the_page(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with make_world(tmp_path_factory.mktemp("w"), {"git.example/a/b": MirrorSpec(queued=["q"])}) as world:
+        mirror = world.memory.mirror(MirrorName("git.example/a/b"))
+        lease = world.memory.claim_mirror(mirror.id, "w2", lease_seconds=3600.0, purpose="sync")
+        assert lease is not None
+        world.memory.note_step(lease, Step.TRANSFER, "1 LFS object, 5.2 MiB")
+        client = create_app(world).test_client()
+        pages = ("/?lang=zh", "/mirrors/git.example/a/b?lang=zh")
+        for page in pages:
+            told = client.get(page).text
+            assert "正在传输 LFS 对象" in told
+            assert "1 LFS object, 5.2 MiB" in told
+        world.memory.note_progress(mirror.id, progress_of(LFS_UNDER_WAY, world.clock.now()))
+        for page in pages:
+            told = client.get(page).text
+            assert "正在传输 LFS 对象" in told
+            assert "37/120" in told
+            assert "1 LFS object, 5.2 MiB" not in told
 
 
 def test_times_are_in_the_language_of_the_page(client: FlaskClient) -> None:
