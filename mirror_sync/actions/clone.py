@@ -406,8 +406,8 @@ def _bring_lfs(job: _Job, tip: GitOid, needs: Sequence[TipNeed]) -> set[Pointer]
     if not wanted:
         return set()
     server = place.lfs_url(tip)
-    upstream = job.world.open_lfs(server, job.credential) if server else None
-    if server and upstream is None:
+    elsewhere = job.world.open_lfs(server, job.credential) if server else None
+    if server and elsewhere is None:
         job.missing.append(
             f"{len(wanted)} LFS files are left as pointers: their server {printable(server)} is not spoken to here; "
             "run: git lfs pull"
@@ -422,19 +422,29 @@ def _bring_lfs(job: _Job, tip: GitOid, needs: Sequence[TipNeed]) -> set[Pointer]
 
     def step(job: _Job) -> None:
         left = [pointer for pointer in wanted if pointer not in reasons and not objects.has(pointer)]
-        if left:
-            done = _transfer(job, job.source if upstream is None else upstream, left, objects)
-            reasons.update(_given_up(done, left))
+        if not left:
+            return
+        # opened anew, since meanwhile somebody may have said who asks
+        upstream = job.world.open_lfs(server, job.credential) if server else None
+        try:
+            done = _transfer(job, upstream or job.source, left, objects)
+        finally:
+            if upstream is not None:
+                upstream.close()
+        reasons.update(_given_up(done, left))
 
     try:
-        _identified(job, step)
+        if elsewhere is None or elsewhere.host == job.source.host:
+            _identified(job, step)
+        else:
+            _persist(job, step)  # what a server that the repository names says of a credential is no judgement of ours
     except (UpstreamRefused, AddressRefused, UpstreamUnavailable) as error:
         if not server and error.code not in SETTLED:
             raise
         reasons.update((pointer, str(error)) for pointer in wanted if not objects.has(pointer))
     finally:
-        if upstream is not None:
-            upstream.close()
+        if elsewhere is not None:
+            elsewhere.close()
     lines = [f"{printable(wanted[pointer])}: left as a pointer: {reason}" for pointer, reason in reasons.items()]
     job.missing += _some(sorted(lines), "LFS files")
     return set(reasons)

@@ -15,6 +15,7 @@ from mirror_sync.cli import codes
 from mirror_sync.domain.names import parse_repository_url
 from mirror_sync.ports import Credential
 from mirror_sync.repos.worktree import OwnersSettings
+from mirror_sync.upstream import Access
 from tests.support.cloning import by_git, call, git, picture
 from tests.support.tools import require
 from tests.support.upstream import GitUpstream, UpstreamRepo, make_authority, pointer_text
@@ -392,6 +393,48 @@ def test_git_s_credential_helper_is_asked_and_told_how_it_went(
     assert not _holding(tmp_path / "ours", b"sesame-open")
     said = capfd.readouterr()
     assert "sesame-open" not in said.out + said.err
+
+
+@pytest.fixture
+def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A credential helper that knows sesame-open; return the file of what it was told."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    script, told = tmp_path / "helper", tmp_path / "told"
+    script.write_text(
+        f"#!/bin/sh\necho $1 >> {told}\n[ $1 = get ] && echo username=me && echo password=sesame-open\nexit 0\n"
+    )
+    script.chmod(0o700)
+    git(tmp_path, "config", "--global", "credential.helper", str(script))
+    told.write_text("")
+    return told
+
+
+def test_an_lfs_server_beside_the_repository_gets_the_credential_that_it_asks_for(
+    up: GitUpstream, tmp_path: Path, helper: Path
+) -> None:
+    shelf, repo = up.create("acme/shelf"), up.create("acme/model")
+    shelf.token = "sesame-open"
+    shelf.lfs.put(LARGE)
+    repo.commit({".lfsconfig": f"[lfs]\n\turl = {shelf.url}.git/info/lfs\n"}, lfs={"weights.bin": LARGE})
+    assert call("clone", repo.url, tmp_path / "ours") == codes.DONE
+    assert (tmp_path / "ours" / "weights.bin").read_bytes() == LARGE
+    assert helper.read_text().split()[-1] == "store"
+
+
+def test_an_lfs_server_of_a_stranger_gets_no_credential_and_none_is_forgotten_for_it(
+    up: GitUpstream, tmp_path: Path, helper: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = Access(allow_http=True, allow_private=True)
+    monkeypatch.setattr(_Roads, "to_stranger", lambda self, netloc: near)
+    with GitUpstream(tmp_path / "stranger", address="127.0.0.2") as stranger:
+        shelf = stranger.create("acme/shelf")
+        shelf.token = "another"
+        repo = up.create("acme/model")
+        repo.commit({".lfsconfig": f"[lfs]\n\turl = {shelf.url}.git/info/lfs\n"}, lfs={"weights.bin": LARGE})
+        assert call("clone", repo.url, tmp_path / "ours") == codes.PARTLY
+        assert stranger.seen("batch")
+        assert not any("authorization" in request.headers for request in stranger.seen())
+    assert helper.read_text() == ""
 
 
 def _holding(directory: Path, secret: bytes) -> list[Path]:
