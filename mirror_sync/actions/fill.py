@@ -49,8 +49,11 @@ FEWEST_AT_MOST = 50
 SAFE_SHARE = 0.75
 """Of what the shortest connection brought, a range of small objects is to take no more."""
 
+LARGE_SHARE = 1.6
+"""Of the first bytes aimed at, a range of large objects may take so much, however short connections are."""
+
 GROWTH_SMALL = 1.08
-GROWTH_LARGE = 1.5
+GROWTH_LARGE = 1.2
 GROWTH = 4
 """A range grows at most so many times from one request to the next."""
 
@@ -343,6 +346,9 @@ class _Job:
             vain = vain + 1 if before == needed else 0
             before = needed
             if vain >= self.limits.patience:
+                if strict and not self.filters:
+                    # Its packs do not begin with their commits, so this way sees none of them.
+                    raise UpstreamLacks("upstream gives no commits by themselves", why="it takes no filters")
                 if strict:
                     raise UpstreamInvalid(
                         "upstream's packs lack commits that it listed",
@@ -725,8 +731,10 @@ class _Pace:
         large = _has_large_objects(taken)
         if taken.received > self._target / 2:
             self._target = min(self._target * (GROWTH_LARGE if large else GROWTH_SMALL), self._limits.most_bytes)
-        if shortest is not None and not large:
-            self._target = min(self._target, max(self._limits.least_bytes, shortest * SAFE_SHARE))
+        if shortest is not None:
+            # A cut in the middle of a large object costs that object only.
+            least = self._limits.first_bytes * LARGE_SHARE if large else self._limits.least_bytes
+            self._target = min(self._target, max(least, shortest * SAFE_SHARE))
         self._set(commits * GROWTH)
 
     def cut(self, commits: int, taken: Taken, *, finished: bool) -> None:

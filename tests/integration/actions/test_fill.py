@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +26,7 @@ class Sender(Upstream):  # only what a fill asks for is scripted; anything else 
     def __init__(self, mirror: DiskMirror, *, cut: int = 1) -> None:
         self.mirror = mirror
         self.cut = cut
+        self.filters = True
         self.asked: list[FetchRequest] = []
         self.lie = lambda request: b""
 
@@ -32,7 +35,7 @@ class Sender(Upstream):  # only what a fill asks for is scripted; anything else 
         return "upstream.example"
 
     def abilities(self) -> Abilities:
-        return Abilities(2, ObjectFormat.SHA1, True)
+        return Abilities(2, ObjectFormat.SHA1, self.filters)
 
     def open_blob(self, commit: GitOid, path: bytes, *, start: int) -> None:
         return None
@@ -132,5 +135,32 @@ def test_whole_packs_that_lack_some_of_what_was_asked_for_are_made_good(scene: S
         except (UpstreamUnavailable, UpstreamInvalid, GitFailed):
             pass
     scene.upstream.lie = lambda request: b""
+    scene.run()
+    scene.assert_whole()
+
+
+def files_first(mirror: DiskMirror, request: FetchRequest) -> bytes:
+    """A sound pack of what was asked for in which files come before trees and trees before commits."""
+    asked = "".join([*(f"{oid}\n" for oid in request.wants), *(f"^{oid}\n" for oid in request.haves)])
+    listed = mirror.history.git("rev-list", "--objects", "--no-object-names", "--stdin", stdin=asked.encode())
+    found: dict[str, list[bytes]] = {"blob": [], "tree": [], "commit": []}
+    for oid in listed.decode().split():
+        kind = mirror.history.git("cat-file", "-t", oid).decode().strip()
+        data = mirror.history.git("cat-file", kind, oid)
+        number = {"commit": 1, "tree": 2, "blob": 3}[kind]
+        more, size = len(data) >> 4, (number << 4) | (len(data) & 15)
+        head = [size | (0x80 if more else 0)]
+        while more:
+            head.append((more & 0x7F) | (0x80 if more > 0x7F else 0))
+            more >>= 7
+        found[kind].append(bytes(head) + zlib.compress(data))
+    entries = [entry for kind in found.values() for entry in kind]
+    pack = b"PACK" + (2).to_bytes(4) + len(entries).to_bytes(4) + b"".join(entries)
+    return pack + hashlib.sha1(pack).digest()
+
+
+def test_a_server_without_filters_whose_packs_end_with_the_commits_is_asked_ref_by_ref(scene: Scene) -> None:
+    scene.upstream.filters = False
+    scene.upstream.lie = lambda request: files_first(scene.mirror, request)
     scene.run()
     scene.assert_whole()
