@@ -296,6 +296,19 @@ def _open_writable(path: Path) -> int:
     try:
         return os.open(path, flags, 0o600)
     except PermissionError:
-        # Killed between "read-only" and the rename: the bytes are whole but not yet kept.
-        path.chmod(0o600)
+        # Killed between "read-only" and the rename: the bytes are whole but not yet kept. Or
+        # somebody is about to rename them, and holds the lock.
+        with contextlib.suppress(FileNotFoundError):
+            _make_writable(path)
         return os.open(path, flags, 0o600)
+
+
+def _make_writable(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.fchmod(fd, 0o600)
+    except BlockingIOError:
+        raise ObjectBusy(f"LFS object {path.name} is being fetched by another run") from None
+    finally:
+        os.close(fd)

@@ -125,6 +125,26 @@ def test_an_object_touched_while_it_is_evicted_stays(objects, directory, monkeyp
     assert objects.verify(pointer.oid)
 
 
+def test_nobody_makes_an_object_writable_that_another_is_about_to_keep(objects, directory, monkeypatch):
+    pointer = pointer_to(DATA)
+    really = os.open
+
+    def as_nobody(path, flags, *mode, **more):
+        """Refuse to write what is read-only, as every system does unless root asks."""
+        if flags & os.O_RDWR and os.path.exists(path) and not os.stat(path).st_mode & 0o200:
+            raise PermissionError(13, "Permission denied", str(path))
+        return really(path, flags, *mode, **more)
+
+    monkeypatch.setattr(os, "open", as_nobody)
+    with objects.incomplete(pointer) as incomplete:
+        incomplete.write(0, DATA)
+        incomplete.finish()
+        with pytest.raises(ObjectBusy), objects.incomplete(pointer):
+            pass
+        incomplete.promote()
+    assert stat.S_IMODE(path_of(directory, pointer).stat().st_mode) == 0o444
+
+
 # ---------------------------------------------------------------- the journal and its data
 
 
