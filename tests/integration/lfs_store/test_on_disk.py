@@ -141,8 +141,8 @@ def test_nobody_makes_an_object_writable_that_another_is_about_to_keep(objects, 
         incomplete.finish()
         with pytest.raises(ObjectBusy), objects.incomplete(pointer):
             pass
+        assert stat.S_IMODE((directory / "incomplete" / pointer.oid).stat().st_mode) == 0o444
         incomplete.promote()
-    assert stat.S_IMODE(path_of(directory, pointer).stat().st_mode) == 0o444
 
 
 # ---------------------------------------------------------------- the journal and its data
