@@ -47,7 +47,8 @@ def record(run: Run, guard: GuardState, *, observation: Observation | None = Non
     code = message = ""
     if run.holds:
         outcome = Outcome.HELD
-        first = next(iter(run.holds.values()))
+        every = list(run.holds.values())
+        first = next((hold for hold in every if hold.code != Preempted.code), every[0])
         code = first.code
         held = len(run.holds)
         message = f"{held} {'ref' if held == 1 else 'refs'} held; {first.reason}"

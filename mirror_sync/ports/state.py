@@ -39,7 +39,7 @@ class MirrorFilter:
     activity: str = ""
     query: str = ""
     held: bool = False
-    """Only mirrors with refs that wait."""
+    """Only mirrors with refs that wait, and not just for what is being fetched behind."""
     moving: bool = False
     """Only mirrors of which progress was told last, inside a run or behind; its time says whether it still moves."""
     class_name: str = ""

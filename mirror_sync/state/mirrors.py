@@ -12,7 +12,7 @@ from mirror_sync.domain.deliveries import repository_key
 from mirror_sync.domain.names import MirrorName, printable
 from mirror_sync.domain.runs import LAG_BOUNDS, Activity, LfsCounts, Mirror, MirrorId, NewMirror, Trigger
 from mirror_sync.domain.standing import Due, earliest
-from mirror_sync.errors import NotFound
+from mirror_sync.errors import NotFound, Preempted
 from mirror_sync.ports import MirrorFilter, MirrorPage, Totals
 from mirror_sync.state.calls import Calls
 from mirror_sync.state.database import mirrors
@@ -110,7 +110,7 @@ class Mirrors(Calls):
         if which.health:
             query = query.where(health_word(now) == which.health)
         if which.held:
-            query = query.where(m.held_refs > 0)
+            query = query.where(m.held_refs > 0, m.last_code != Preempted.code)
         if which.moving:
             query = query.where(m.progress.is_not(None))
         if which.class_name:

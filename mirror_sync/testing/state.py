@@ -22,7 +22,7 @@ from mirror_sync.domain.runs import (
     lag_seconds,
 )
 from mirror_sync.domain.standing import CLOCK_BACK_SECONDS, Due, Evidence, earliest
-from mirror_sync.errors import NotFound
+from mirror_sync.errors import NotFound, Preempted
 from mirror_sync.ports import MirrorFilter, MirrorPage, Totals
 from mirror_sync.testing.state_lfs import MemoryLfs
 from mirror_sync.testing.state_rows import MirrorRow
@@ -84,7 +84,7 @@ class MemoryState(MemoryRuns, MemoryLfs):
                     and which.query.lower() in mirror.name.lower()
                     and which.health in {"", health(mirror, now).value}
                     and which.activity in {"", activity(mirror, now).value}
-                    and (mirror.held_refs > 0 or not which.held)
+                    and (waits_for_somebody(mirror) or not which.held)
                     and (mirror.progress is not None or not which.moving)
                     and which.class_name in {"", mirror.class_name}
                 ),
@@ -293,3 +293,8 @@ class MemoryState(MemoryRuns, MemoryLfs):
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def waits_for_somebody(mirror: Mirror) -> bool:
+    """Tell whether refs wait for more than what is being fetched behind."""
+    return mirror.held_refs > 0 and (mirror.last_run is None or mirror.last_run.code != Preempted.code)

@@ -206,6 +206,17 @@ class StateContract:
             page = state.mirrors(MirrorFilter(activity=word), limit=1000)
             assert [m.name for m in page.items] == [m.name for m in everything if activity(m, now).value == word]
 
+    def test_what_is_fetched_behind_waits_for_nobody(self, state, clock):
+        codes = ["MS-H005", "MS-H007"]
+        for code in codes:
+            mirror, _ = state.enrol(new(f"example.org/held/{code.lower()}"))
+            lease = state.claim_mirror(mirror.id, "w", lease_seconds=60.0, purpose="sync")
+            hold = Hold(RefName("refs/heads/main"), code, "waits")
+            state.finish(lease, report(clock, Outcome.HELD, code=code, observed_at=clock.now(), holds=(hold,)))
+        held = state.mirrors(MirrorFilter(held=True), limit=10)
+        names = [mirror.name for mirror in held.items]
+        assert names == ["example.org/held/ms-h005"]
+
     def _make_many(self, state, clock, chance, count):
         start = clock.now()
         for n in range(count):
