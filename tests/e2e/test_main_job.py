@@ -173,7 +173,7 @@ def test_a_strange_list_changes_nothing(upstream: GitUpstream, daemon: Daemon) -
 def test_kill_and_restart_lose_nothing(upstream: GitUpstream, daemon: Daemon, tmp_path: Path) -> None:
     repo = upstream.create("acme/big")
     repo.commit({"README": "big"}, lfs={"big.bin": os.urandom(60_000_000)})
-    upstream.fault("GET /-/lfs/", times=None, drip=(65_536, 0.016))
+    upstream.fault("GET /-/lfs/", times=None, drip=(65_536, 0.4))
     daemon.start(repo.url)
     name = daemon.name(repo.url)
     for _ in range(3):

@@ -91,6 +91,8 @@ class Site:
 
     def assert_mirrored(self, repo: UpstreamRepo, into: Path) -> Path:
         """A copy has the refs and every object; returned for a closer look."""
+        # A run that made way for others is not the last one.
+        self.daemon.wait_until(lambda: self.served(repo) == upstream_refs(repo), f"all of {repo.name} is served")
         copy = into / "copy"
         self.daemon.git("clone", "-q", "--mirror", self.daemon.url(self.name(repo)), str(copy))
         assert_same_refs(refs_of(copy), repo)
