@@ -41,7 +41,19 @@ class Wildcard:
     what Git does for patterns without them.  A malformed pattern matches nothing.
     """
 
-    __slots__ = ("_end", "_first", "_last", "_least", "_loops", "_masks", "_skips", "_stars", "_tokens", "size", "sound")
+    __slots__ = (
+        "_end",
+        "_first",
+        "_last",
+        "_least",
+        "_loops",
+        "_masks",
+        "_skips",
+        "_stars",
+        "_tokens",
+        "size",
+        "sound",
+    )
 
     def __init__(self, pattern: bytes) -> None:
         self._tokens: list[int] = []
