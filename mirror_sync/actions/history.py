@@ -10,7 +10,7 @@ from typing import Protocol
 from mirror_sync.actions.transfer import TransferLimits, TransferReport, transfer
 from mirror_sync.domain.pointers import Pointer
 from mirror_sync.domain.progress import Progress
-from mirror_sync.domain.runs import TIP_RANK, LfsJob, Mirror
+from mirror_sync.domain.runs import TIP_RANK, LfsJob, Mirror, Trigger
 from mirror_sync.errors import Interrupted, Preempted, RateLimited, StateUnavailable
 from mirror_sync.ports import Clock, ObjectStore, Parallel, StateStore, Telemetry, Upstream
 
@@ -131,3 +131,6 @@ def _record(worker: str, jobs: Sequence[LfsJob], report: TransferReport, *, stat
         state.lfs_failed(job.mirror, job.oid, code=code, message=message[:500], known_missing=known, retry_at=retry_at)
     if left:
         state.release_lfs(worker, left)
+    if any(job.rank < TIP_RANK and job.oid in report.known_missing for job in jobs):
+        # A ref waited for this; whether it may be published without is for a run to say.
+        state.mark_due(jobs[0].mirror, Trigger.POLL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from mirror_sync.domain.runs import NewMirror
 from mirror_sync.errors import RateLimited, StateUnavailable, StorageFull
 from mirror_sync.testing.repository import scripted_oid
 from tests.unit.actions.test_gate import MIB, Gated
+from tests.unit.actions.test_sync import MAIN
 
 OTHER = MirrorName("upstream.example/acme/other")
 
@@ -124,6 +126,23 @@ def test_what_an_error_kept_from_being_tried_waits_as_long_as_it_says(house: Gat
     house.clock.advance(1)
     assert house.history() == 1
     assert house.objects.has(pointer)
+
+
+def test_a_ref_that_waits_for_what_upstream_lacks_is_looked_at_again_at_once(house: Gated) -> None:
+    house.policy = replace(house.policy, publish_known_missing=True)
+    lost = house.upstream.put(b"lost")
+    house.upstream.refusals[lost.oid] = (404, "not here")
+    want(house, lost, ranks={lost.oid: 1})
+    (job,) = house.state.claim_lfs("behind", limit=9, lease_seconds=60.0)
+    house.offer(main=house.git.commit("one", files={"w": lost}))
+    assert house.run().code == "MS-H007"  # somebody else is at it
+    house.state.release_lfs("behind", [job])
+    house.clock.advance(1)
+    assert house.now().due_at > house.clock.now()
+    assert house.history() == 1
+    assert house.now().due_at <= house.clock.now()
+    house.run_as_it_is_due()
+    assert MAIN in house.served().tips
 
 
 def test_what_does_not_fit_is_told_and_tried_again(house: Gated) -> None:
