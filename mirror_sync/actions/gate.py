@@ -31,6 +31,9 @@ from mirror_sync.errors import (
 
 RETRY_KNOWN_MISSING_SECONDS = 3600.0
 RETRY_FAILED_SECONDS = 300.0
+WAITED_FOR_BYTES = 64 << 20
+"""An object up to this size that a lane behind has in hand is waited for."""
+
 PATIENCE_SECONDS = 10.0
 """A run that has been transferring for longer makes way for other mirrors that wait for its place."""
 
@@ -88,7 +91,10 @@ class Gate:
         self._arrived(pointers)
         if len(self.here) < len(pointers):
             claimed = run.world.state.lfs_claimed(run.mirror.id)
-            self.behind = {pointer for pointer in pointers if pointer.oid in claimed}
+            # What a lane has in hand and is small is here in a moment, and worth waiting for.
+            self.behind = {
+                pointer for pointer in pointers if pointer.oid in claimed and pointer.size > WAITED_FOR_BYTES
+            }
 
     def _arrived(self, pointers: Iterable[Pointer]) -> None:
         """Look which of ``pointers`` are here, and say so."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from mirror_sync.actions.history import LEASE_SECONDS, SMALL_BYTES, TURN_SECONDS
-from mirror_sync.domain.names import MirrorName
+from mirror_sync.domain.names import LfsOid, MirrorName
 from mirror_sync.domain.pointers import Pointer, PointerBlob
 from mirror_sync.domain.runs import NewMirror
 from mirror_sync.errors import RateLimited, StateUnavailable, StorageFull
@@ -130,7 +130,7 @@ def test_what_an_error_kept_from_being_tried_waits_as_long_as_it_says(house: Gat
 
 def test_a_ref_that_waits_for_what_upstream_lacks_is_looked_at_again_at_once(house: Gated) -> None:
     house.policy = replace(house.policy, publish_known_missing=True)
-    lost = house.upstream.put(b"lost")
+    lost = Pointer(LfsOid("a" * 64), 65 * MIB)
     house.upstream.refusals[lost.oid] = (404, "not here")
     want(house, lost, ranks={lost.oid: 1})
     (job,) = house.state.claim_lfs("behind", limit=9, lease_seconds=60.0)
