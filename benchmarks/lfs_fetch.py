@@ -34,7 +34,7 @@ from mirror_sync.threads import ThreadParallel
 from tests.support.upstream import GitUpstream, isolated_git_environment
 from tests.support.upstream_client import client
 
-FLOOR = 1.0
+FLOOR = 2.0
 NAME = "bench/large"
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -61,7 +61,8 @@ def test_killed_every_second(up: GitUpstream, repo: UpstreamRepo, tmp_path: Path
         done = over.mirror(kill_every=(1.2, 1.8), kills=5)
         assert_arrived(over)
         assert done.kills >= 2
-        assert over.link.count().down <= 1.5 * TOTAL
+        # What came since the last flush, a second ago at most, comes again.
+        assert over.link.count().down <= 1.1 * TOTAL + done.kills * 4_000_000
 
 
 def test_bits_flip_for_a_while(up: GitUpstream, repo: UpstreamRepo, tmp_path: Path) -> None:
