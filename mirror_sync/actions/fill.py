@@ -42,7 +42,7 @@ OBJECT_WANTS = 8_000
 TIPS_AT_ONCE = 16
 MOST_TIPS_AT_ONCE = 4_096
 FIRST_COMMITS = 200
-SHARES = 24
+SHARES = 12
 """No range is larger than this part of all commits: what a cut throws away is a part of a range."""
 
 FEWEST_AT_MOST = 50
@@ -78,6 +78,9 @@ WORTH_WAITING = 120.0
 REPORT_SECONDS = 1.0
 LEAST_CUT = 64 << 10
 """A link that breaks before so many bytes is broken; no object is too large for it, it carries none."""
+
+MOST_BY_OBJECTS = 20_000
+"""So few large objects are asked for by their ids alone."""
 
 MOST_GIVEN_UP = 100
 """So many objects given up in one run, and something else is wrong."""
@@ -205,6 +208,7 @@ class _Job:
         self.way = Way.PLAIN
         self.filters = True
         self.dense = False
+        self.large = False
         self._tell = report
         self._began_at = clock.now()
         self._meter = Meter(clock.monotonic())
@@ -239,6 +243,7 @@ class _Job:
     def salvaged(self, taken: Taken) -> None:
         """Take note of what a process that was killed had received."""
         self.dense = self.dense or taken.received >= DENSE_BYTES
+        self.large = taken.late_size > BIG_OBJECT and taken.announced - taken.objects <= MOST_BY_OBJECTS
         self.telemetry.event("pack_salvaged", objects=taken.objects, announced=taken.announced, bytes=taken.received)
 
     def in_one_piece(self, here: Sequence[GitOid]) -> bool:
@@ -261,9 +266,16 @@ class _Job:
         """Bring everything in pieces, falling back step by step."""
         self.filters = self.own.upstream.abilities().filters
         try:
-            if not self.filling.frozen():
-                self._graph()
-                self.filling.freeze()
+            if not self.filling.frozen() and not self.filling.by_objects():
+                known = self._graph() == 0
+                if known and self.large and self.filters:
+                    # With all commits the trees came too, and deltas hardly matter.
+                    self.filling.go_by_objects()
+                else:
+                    self.filling.freeze()
+            if self.filling.by_objects():
+                self._objects(None)
+                return
             self._ladder()
             self._rest()
             return
@@ -337,9 +349,10 @@ class _Job:
 
     # ------------------------------------------------------------ graph
 
-    def _graph(self) -> None:
-        """Bring every commit, and nothing else where the server can leave the rest out."""
+    def _graph(self) -> int:
+        """Bring every commit, and nothing else where the server can leave the rest out; return how often was asked."""
         self.way = Way.GRAPH
+        asked = 0
         vain, before, strict = 0, frozenset[GitOid](), False
         while (gap := self.filling.gap(wants=GRAPH_WANTS, haves=HAVES, strict=strict)) is not None:
             needed = frozenset(gap.wants[: gap.needed])
@@ -359,6 +372,7 @@ class _Job:
                 strict, vain = True, 0
                 continue
             self._show(0, None)
+            asked += 1
             request = FetchRequest(
                 self.goal.object_format,
                 gap.wants,
@@ -373,6 +387,7 @@ class _Job:
                 if strict:
                     raise
                 strict = True
+        return asked
 
     # ------------------------------------------------------------ ladder
 
@@ -431,7 +446,7 @@ class _Job:
         asked: frozenset[GitOid] = frozenset()
         taken: Taken | None = None
         while lacking := self.filling.lacking(stretch, limit=at_once):
-            self._show(*self.filling.place())
+            self._show(*(self.filling.place() if self.filling.frozen() else (0, None)))
             vain = bool(asked) and asked <= frozenset(lacking)
             if taken is not None and not vain:
                 tries, most = 0, 0

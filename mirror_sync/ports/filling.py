@@ -41,6 +41,8 @@ class Taken:
     error: MirrorSyncError | None = None
     cut_size: int | None = None
     """Size of the object in the middle of which the pack broke off, where its header came and it is no delta."""
+    late_size: float = 0.0
+    """Average bytes of the last objects that were whole, which are blobs unless the pack broke off early."""
     stopped: bool = False
     """Given up on purpose where the commits ended (``until_trees``)."""
 
@@ -158,6 +160,12 @@ class Filling(Protocol):
         """Note durably that everything these ``tips`` reach is here."""
 
     # -- single objects
+    def by_objects(self) -> bool:
+        """Tell whether :meth:`go_by_objects` was called for this goal."""
+
+    def go_by_objects(self) -> None:
+        """Note durably that everything is asked for object by object, without an order."""
+
     def copy_commits(self, stretch: Stretch) -> None:
         """Bring the commits of a stretch from the graph into the stage."""
 

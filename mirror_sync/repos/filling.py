@@ -68,6 +68,9 @@ MOST_GATHERINGS = 2
 JOINED_BYTES = 64 << 20
 """No more is joined at once, so that a process that is killed every few seconds gets on all the same."""
 
+LATE_OBJECTS = 200
+"""So many of the last objects tell how large those are that did not come."""
+
 MISSING_SHOWN = 1000
 """So many missing objects at most are looked for when it is only asked whether any are."""
 
@@ -363,7 +366,9 @@ class DiskFilling:
             self._note(kept, graph=graph, partial=True)
         received = path.stat().st_size
         self._forget(path)
-        return Taken(received, good, found.announced, complete=False, cut_size=found.cut_size)
+        late = good - max(0, good - LATE_OBJECTS)
+        late_size = (found.end(good) - found.end(good - late)) / late if late else 0.0
+        return Taken(received, good, found.announced, complete=False, cut_size=found.cut_size, late_size=late_size)
 
     def _forget(self, path: Path) -> None:
         remove_file(path)
@@ -571,6 +576,15 @@ class DiskFilling:
     def _known(self, goal: Goal) -> list[GitOid]:
         """Return behind which tips nothing needs a walk: all that is closed, unless that turned out wrong."""
         return [*goal.boundary, *(() if self._journal.doubted() else sorted(self._closed()))]
+
+    def by_objects(self) -> bool:
+        """Tell whether everything is asked for object by object."""
+        return self._journal.begun() and self._journal.by_objects()
+
+    def go_by_objects(self) -> None:
+        """Note that everything is asked for object by object, without an order."""
+        with self._guard():
+            self._journal.note_by_objects()
 
     def locate(self, blob: GitOid) -> tuple[GitOid, bytes] | None:
         """Return the newest commit, of what was last asked about, that holds ``blob``, and the path."""

@@ -36,6 +36,7 @@ _CLOSED = "closed"
 _GIVEN_UP = "given-up"
 _PACKS = "packs"
 _GATHERINGS = "gatherings"
+_BY_OBJECTS = "by-objects"
 _ENDING = "ending"
 _DOUBT = "doubt"
 _GONE = "tmp_fill"
@@ -154,7 +155,7 @@ class Journal:
 
     def drop_order(self) -> None:
         """Forget order and position, the position first: without it no order counts."""
-        for name in (_POSITION, ORDER):
+        for name in (_POSITION, ORDER, _BY_OBJECTS):
             if remove_file(self.directory / name):
                 sync_directory(self.directory)
 
@@ -202,6 +203,14 @@ class Journal:
         """Replace the objects given up."""
         if objects or (self.directory / _GIVEN_UP).exists():
             self._write(_GIVEN_UP, {str(oid): reason for oid, reason in objects.items()})
+
+    def by_objects(self) -> bool:
+        """Tell whether everything is asked for object by object."""
+        return (self.directory / _BY_OBJECTS).exists()
+
+    def note_by_objects(self) -> None:
+        """Note that everything is asked for object by object."""
+        replace_file(self.directory / _BY_OBJECTS, b"")
 
     def gatherings(self) -> int:
         """Return how often gathering everything in one pack was begun."""

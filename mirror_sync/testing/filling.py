@@ -39,6 +39,7 @@ class FillDisk:
     order: list[GitOid] | None = None
     place: int = 0
     closed: set[GitOid] = field(default_factory=set)
+    by_objects: bool = False
     given_up: dict[GitOid, str] = field(default_factory=dict)
     spool: bytearray | None = None
     blobs: dict[GitOid, bytearray] = field(default_factory=dict)
@@ -66,7 +67,7 @@ class MemoryFilling:
             return
         if disk.order is not None:
             disk.closed.update(disk.order[: disk.place])
-        disk.goal, disk.order, disk.place = goal, None, 0
+        disk.goal, disk.order, disk.place, disk.by_objects = goal, None, 0, False
 
     def interrupted(self) -> bool:
         return self._disk.spool is not None
@@ -201,6 +202,12 @@ class MemoryFilling:
         absent = [oid for oid in needed if oid not in here]
         tips = [oid for oid in absent if oid in set(self._goal().tips)]
         return (tips if stretch is None and tips else absent)[:limit]
+
+    def by_objects(self) -> bool:
+        return self._disk.by_objects
+
+    def go_by_objects(self) -> None:
+        self._disk.by_objects = True
 
     def locate(self, blob: GitOid) -> tuple[GitOid, bytes] | None:
         return (blob, b"file") if blob in self._objects else None
