@@ -291,6 +291,8 @@ class _Job:
             self.filling.finish(tick=self.check_stop)
             return
         except GitFailed as error:
+            if self.way is Way.STOCK:
+                raise  # its server takes no ids
             self.telemetry.event("objects_missing", why=error.stderr or str(error))
         self._objects(None)
         self.filling.finish(tick=self.check_stop)

@@ -134,6 +134,7 @@ class FillingContract:
         assert taken.error is error
         assert 0 < taken.objects < taken.announced
         assert taken.received == len(pack) // 2
+        assert 0 < taken.late_size * taken.objects < taken.received
         assert len(scene.here(sorted(scene.reached([commits[-1]])))) == taken.objects
 
     @pytest.mark.parametrize("bytes_before", [0, 3, 12, 13])
@@ -595,6 +596,22 @@ class FillingContract:
         assert not filling.begun()
         assert filling.finish() == 0
         self.check_whole(scene, commits[-1])
+
+    def test_going_by_objects_is_remembered_for_this_goal_alone(self, scene):
+        commits = scene.chain(3)
+        filling = self.fill(scene)
+        filling.begin(goal_of(scene, commits[-1]))
+        assert not filling.by_objects()
+        filling.go_by_objects()
+        scene.repository.recover()
+        assert self.fill(scene).by_objects()
+        filling.begin(goal_of(scene, commits[-1]))
+        assert filling.by_objects()
+        filling.begin(goal_of(scene, commits[0]))
+        assert not filling.by_objects()
+        filling.go_by_objects()
+        filling.drop()
+        assert not filling.by_objects()
 
     def test_what_was_staged_before_survives(self, scene):
         held = scene.chain(2)

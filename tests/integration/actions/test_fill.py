@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import threading
 import zlib
 from collections.abc import Iterator
@@ -164,3 +165,30 @@ def test_a_server_without_filters_whose_packs_end_with_the_commits_is_asked_ref_
     scene.upstream.lie = lambda request: files_first(scene.mirror, request)
     scene.run()
     scene.assert_whole()
+
+
+def test_few_large_files_are_asked_for_by_their_ids_and_go_on_so_after_a_cut(scene: Scene) -> None:
+    chance = random.Random(1)
+    parents: list[str] = []
+    for _ in range(12):
+        parents = [scene.mirror.commit(parents=parents, files={"data": chance.randbytes(400_000)})]
+    scene.commits = [GitOid(parents[0])] * 12
+    scene.upstream.cut = 1
+    by_id = scene.upstream.fetch
+
+    def fetch(request: FetchRequest) -> Iterator[bytes]:
+        if len(scene.upstream.asked) == 1:
+            scene.upstream.asked.append(request)
+            raise KeyboardInterrupt  # killed before the second answer
+        yield from by_id(request)
+
+    scene.upstream.fetch = fetch  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        scene.run()
+    kept = scene.upstream.asked[1]
+    scene.upstream.lie = lambda request: scene.mirror.history.pack_of(list(request.wants)) if request.filter else b""
+    scene.run()
+    scene.assert_whole()
+    assert all(request.filter == "tree:0" and not request.haves for request in scene.upstream.asked[1:])
+    assert set(scene.upstream.asked[2].wants) == set(kept.wants), "what came of the first pack is not asked for again"
+    assert 0 < len(kept.wants) < 12

@@ -447,3 +447,33 @@ def test_a_commit_with_an_endless_message_takes_no_memory(scene):
         finally:
             tracemalloc.stop()
         assert gap.wants == ["1" * 40]
+
+
+def test_a_gathering_that_is_killed_again_and_again_is_left_to_maintenance(tmp_path: Path) -> None:
+    scene = DiskScene(tmp_path, ObjectFormat.SHA1)
+    scene.mirror.create()
+    commits = scene.chain(5)
+    repository = scene.repository
+    gather = repository.layout.fill / "gather"
+    begun = 0
+
+    def stop() -> None:
+        nonlocal begun
+        if gather.is_dir():
+            begun += 1
+            raise KeyboardInterrupt
+
+    with repository.lock():
+        filling = repository.filling()
+        filling.begin(Goal(ObjectFormat.SHA1, commits[-1:]))
+        for index, commit in enumerate(commits):
+            filling.take([scene.pack([commit], haves=commits[index - 1 : index])], max_bytes=PLENTY)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                filling.finish(tick=stop)
+            repository.recover()
+        filling.finish(tick=stop)
+        assert begun == 2
+        assert not filling.begun()
+        assert len(list(repository.layout.stage_packs.glob("*.pack"))) == 5
+        assert repository.inspect(commits[-1:]).bad == {}
