@@ -59,6 +59,10 @@ class Sender(Upstream):  # only what a fill asks for is scripted; anything else 
         yield data
 
 
+class Killed(BaseException):
+    """The process ended here."""
+
+
 class Scene:
     def __init__(self, directory: Path) -> None:
         self.mirror = DiskMirror(directory)
@@ -179,11 +183,11 @@ def test_few_large_files_are_asked_for_by_their_ids_and_go_on_so_after_a_cut(sce
     def fetch(request: FetchRequest) -> Iterator[bytes]:
         if len(scene.upstream.asked) == 1:
             scene.upstream.asked.append(request)
-            raise KeyboardInterrupt  # killed before the second answer
+            raise Killed  # killed before the second answer
         yield from by_id(request)
 
     scene.upstream.fetch = fetch  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Killed):
         scene.run()
     kept = scene.upstream.asked[1]
     scene.upstream.lie = lambda request: scene.mirror.history.pack_of(list(request.wants)) if request.filter else b""

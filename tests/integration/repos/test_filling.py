@@ -26,6 +26,10 @@ from tests.support.kill_at import killed_at, steps_of
 from tests.support.upstream import GitUpstream
 
 
+class Killed(BaseException):
+    """The process ended here."""
+
+
 class DiskScene:
     """A mirror on disk whose lock is held."""
 
@@ -461,7 +465,7 @@ def test_a_gathering_that_is_killed_again_and_again_is_left_to_maintenance(tmp_p
         nonlocal begun
         if gather.is_dir():
             begun += 1
-            raise KeyboardInterrupt
+            raise Killed
 
     with repository.lock():
         filling = repository.filling()
@@ -469,7 +473,7 @@ def test_a_gathering_that_is_killed_again_and_again_is_left_to_maintenance(tmp_p
         for index, commit in enumerate(commits):
             filling.take([scene.pack([commit], haves=commits[index - 1 : index])], max_bytes=PLENTY)
         for _ in range(2):
-            with pytest.raises(KeyboardInterrupt):
+            with pytest.raises(Killed):
                 filling.finish(tick=stop)
             repository.recover()
         filling.finish(tick=stop)
