@@ -14,8 +14,9 @@ from mirror_sync.cli.opening import opened, told
 from mirror_sync.cli.options import Command
 from mirror_sync.cli.output import Output
 from mirror_sync.cli.progress import Board
-from mirror_sync.domain.names import MirrorName
-from mirror_sync.domain.runs import Mirror, Outcome
+from mirror_sync.domain.names import MirrorName, printable
+from mirror_sync.domain.runs import LastRun, Mirror, Outcome
+from mirror_sync.errors import Preempted
 
 if TYPE_CHECKING:
     from mirror_sync.bootstrap import App
@@ -36,6 +37,7 @@ def sync(context: click.Context, names: tuple[str, ...], wait: bool, timeout: fl
 
     With --wait the exit status is 0 when everything observed is published, 3 when
     something is held, 1 when it failed, 9 when the time is over, 7 when no worker runs.
+    A run that makes way for others and goes on behind is not the end: the wait goes on.
     """
     out = Output(told(context))
     with opened(context) as app:
@@ -80,24 +82,51 @@ def _status(mirror: Mirror) -> int:
     return codes.DONE
 
 
-def is_done(mirror: Mirror, asked_at: float) -> bool:
-    """Tell whether a run that began after ``asked_at`` has ended; one that was abandoned is tried again."""
+def ended_run(mirror: Mirror, asked_at: float) -> LastRun | None:
+    """Return the latest run if it began after ``asked_at``, ``None`` before any such has ended."""
     last = mirror.last_run
-    return last is not None and last.started_at >= asked_at and last.outcome is not Outcome.ABANDONED
+    return last if last is not None and last.started_at >= asked_at else None
+
+
+def still_coming(mirror: Mirror) -> str:
+    """Return what goes on by itself after the mirror's latest run, empty when nothing does.
+
+    A run that was abandoned is tried again.  One that held refs because their LFS objects
+    are fetched behind it is followed by another as soon as they are here.
+    """
+    last = mirror.last_run
+    if last is not None and last.outcome is Outcome.ABANDONED:
+        return f"its run is tried again: {last.message}" if last.message else "its run is tried again"
+    behind = [hold for hold in mirror.holds if hold.code == Preempted.code]
+    stopped = mirror.paused_at is not None or mirror.removing_at is not None
+    if last is None or last.outcome is not Outcome.HELD or not behind or stopped:
+        return ""
+    more = f" and {len(behind) - 1} more" if len(behind) > 1 else ""
+    return f"its run made way for others; {printable(behind[0].name)}{more}: {behind[0].reason}"
 
 
 def _wait(app: App, out: Output, names: list[MirrorName], *, asked_at: float, timeout: float | None) -> list[Mirror]:
     """Return the mirrors once each has been synced; raises :class:`NoWorker` and :class:`WaitedTooLong`."""
     began = app.clock.monotonic()
     done: dict[MirrorName, Mirror] = {}
+    said: dict[MirrorName, str] = {}
     shown_at = float("-inf")
     board = Board(out, at_once=False)
     try:
         while True:
             for name in names:
+                if name in done:
+                    continue
                 mirror = app.state.mirror(name)
-                if name not in done and is_done(mirror, asked_at):
+                if ended_run(mirror, asked_at) is None:
+                    continue
+                coming = still_coming(mirror)
+                if not coming:
                     done[name] = mirror
+                elif said.get(name) != coming:
+                    said[name] = coming
+                    board.clear()
+                    out.note(f"{name}: {coming}; waiting for it")
             if len(done) == len(names):
                 return [done[name] for name in names]
             now = app.clock.monotonic()
@@ -107,7 +136,12 @@ def _wait(app: App, out: Output, names: list[MirrorName], *, asked_at: float, ti
                 left = [name for name in names if name not in done]
                 raise WaitedTooLong(
                     f"not done in time: {', '.join(left)}",
-                    why=f"{len(done)} of {len(names)} mirrors were synced",
+                    why="; ".join(
+                        [
+                            f"{len(done)} of {len(names)} mirrors were synced",
+                            *(f"{name}: {said[name]}" for name in left if name in said),
+                        ]
+                    ),
                     remedy=f"the daemon carries on; mirror-sync show {left[0]} tells how far it is",
                 )
             if now - shown_at >= SHOW_EVERY_SECONDS:

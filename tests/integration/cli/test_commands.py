@@ -5,14 +5,17 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mirror_sync.actions.status import Document
 from mirror_sync.cli.check import fault
+from mirror_sync.cli.output import Output
 from mirror_sync.cli.progress import Board
-from mirror_sync.domain.names import MirrorName
+from mirror_sync.domain.names import MirrorName, RefName
 from mirror_sync.domain.progress import Kind, Progress, Way
+from mirror_sync.domain.refs import Hold
 from mirror_sync.domain.runs import Outcome
 from tests.integration.cli.conftest import Bench, finish
 
@@ -324,6 +327,55 @@ def test_a_run_that_began_before_the_request_does_not_count(bench: Bench) -> Non
         app.state.beat("tests")
         assert bench("sync", NAME, "--wait", "--timeout", "300ms") == 9
         assert "error[MS-D009]" in bench.err
+
+
+def test_waiting_goes_on_while_a_run_only_made_way(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    large, lacks = RefName("refs/heads/large"), Hold(RefName("refs/heads/odd"), "MS-H004", "upstream lacks it")
+    held = {"outcome": Outcome.HELD, "message": "refs held"}
+    on_the_way: list[dict[str, Any]] = [
+        {"outcome": Outcome.ABANDONED, "code": "MS-H007", "message": "the fetch makes way"},
+        held | {"code": "MS-H007", "holds": (Hold(large, "MS-H007", "fetched behind: 2 LFS objects"),)},
+        held | {"code": "MS-H004", "holds": (lacks, Hold(large, "MS-H007", "fetched behind: 1 LFS object"))},
+    ]
+    said = threading.Semaphore(0)
+    note = Output.note
+
+    def noted(out: Output, text: str) -> None:
+        note(out, text)
+        said.release()
+
+    def work() -> None:
+        with bench.app() as app:
+            app.state.beat("tests")
+            for report in (*on_the_way, {"outcome": Outcome.PUBLISHED}):
+                while (lease := app.claim("tests")) is None:
+                    app.clock.sleep(0.01)
+                finish(app, lease, **report)
+                if report in on_the_way:
+                    assert said.acquire(timeout=60)
+                    app.request_sync(lease.mirror.name)
+
+    monkeypatch.setattr(Output, "note", noted)
+    bench("add", ONE)
+    bench.play()
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert bench("sync", NAME, "--wait", "--timeout", "60s") == 0
+    worker.join()
+    assert bench.out == f"{NAME}: published\n"
+    assert bench.err.splitlines() == [
+        f"{NAME}: its run is tried again: the fetch makes way; waiting for it",
+        f"{NAME}: its run made way for others; {large}: fetched behind: 2 LFS objects; waiting for it",
+        f"{NAME}: its run made way for others; {large}: fetched behind: 1 LFS object; waiting for it",
+    ]
+
+
+def test_what_is_still_coming_is_told_when_the_time_is_over(bench: Bench, worker: Callable[..., None]) -> None:
+    bench("add", ONE)
+    behind = Hold(RefName("refs/heads/large"), "MS-H007", "fetched behind: 1 LFS object of 30.0 MiB")
+    worker(outcome=Outcome.HELD, code="MS-H007", message="1 ref held", holds=(behind,))
+    assert bench("sync", NAME, "--wait", "--timeout", "1s") == 9
+    assert "refs/heads/large: fetched behind: 1 LFS object of 30.0 MiB" in bench.err.partition("why:")[2]
 
 
 # ---------------------------------------------------------------- check
