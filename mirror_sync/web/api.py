@@ -14,6 +14,7 @@ from mirror_sync.domain.runs import Activity, Health
 from mirror_sync.errors import NotFound, UsageError
 from mirror_sync.ports import MirrorFilter
 from mirror_sync.web.backend import backend
+from mirror_sync.web.door import shown_mirror
 from mirror_sync.web.paths import decoded_path
 from mirror_sync.web.queries import number, raw_query
 from mirror_sync.web.replies import json_answer
@@ -72,7 +73,7 @@ def by_name(name: str) -> Response:  # noqa: ARG001 - read from the wire, where 
         raise NotFound("no such mirror")
     text = path.removeprefix(BY_NAME)
     try:
-        return _cacheable(backend().mirror_status(_name(text)))
+        return _cacheable(backend().mirror_status(shown_mirror(_name(text)).name))
     except NotFound:
         head, _, tail = text.rpartition("/")
         part = _PARTS.get(tail)
@@ -89,12 +90,12 @@ def _name(text: str) -> MirrorName:
 
 
 def _why(name: MirrorName) -> dict[str, Any]:
-    return backend().why(name).document()
+    return backend().why(shown_mirror(name).name).document()
 
 
 def _refs(name: MirrorName) -> dict[str, Any]:
     app = backend()
-    mirror = app.state.mirror(name)
+    mirror = shown_mirror(name)
     limit = number("limit", default=DEFAULT_LIMIT, low=1, high=MAX_LIMIT)
     if mirror.published_at is None:
         return {"head": None, "items": [], "next_cursor": None}
@@ -112,7 +113,7 @@ def _refs(name: MirrorName) -> dict[str, Any]:
 
 def _runs(name: MirrorName) -> dict[str, Any]:
     app = backend()
-    mirror = app.state.mirror(name)
+    mirror = shown_mirror(name)
     limit = number("limit", default=DEFAULT_LIMIT, low=1, high=MAX_LIMIT)
     before = number("cursor", default=0, low=0, high=2**63 - 1) or None
     runs = app.state.runs(mirror.id, before=before, limit=limit)

@@ -11,6 +11,7 @@ from mirror_sync.web import language
 from mirror_sync.web.api import api
 from mirror_sync.web.backend import EXTENSION, LIMITS, App, backend
 from mirror_sync.web.bodies import BodyRefused, leave_body, patience
+from mirror_sync.web.door import served_mirror
 from mirror_sync.web.git_http import answer_git
 from mirror_sync.web.health import health
 from mirror_sync.web.hooks import hooks
@@ -18,7 +19,7 @@ from mirror_sync.web.lfs import answer_lfs
 from mirror_sync.web.limits import Limits
 from mirror_sync.web.pages import error_page, mirror_url, pages
 from mirror_sync.web.paths import Service, Target, parse_target
-from mirror_sync.web.replies import Refused, lfs_refusal, problem, problem_of, served_mirror, status_of, text
+from mirror_sync.web.replies import Refused, lfs_refusal, problem, problem_of, status_of, text
 from mirror_sync.web.shown import install_filters
 
 EVERY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]

@@ -12,9 +12,10 @@ from mirror_sync.domain.runs import Mirror
 from mirror_sync.errors import MirrorSyncError
 from mirror_sync.web.backend import backend, limits
 from mirror_sync.web.bodies import patience, spooled_body
+from mirror_sync.web.door import served_mirror
 from mirror_sync.web.limits import Slot
 from mirror_sync.web.paths import Service, Target
-from mirror_sync.web.replies import NO_CACHE, RETRY_SECONDS, Refused, never_published, served_mirror
+from mirror_sync.web.replies import NO_CACHE, RETRY_SECONDS, Refused, never_published
 from mirror_sync.web.streams import BLOCK_BYTES, Stream
 
 UPLOAD_PACK = "git-upload-pack"

@@ -16,10 +16,11 @@ from mirror_sync.domain.runs import Mirror
 from mirror_sync.errors import KNOWN_MISSING_CODES, NotFound
 from mirror_sync.web.backend import backend, limits
 from mirror_sync.web.bodies import leave_body, patience, small_body
+from mirror_sync.web.door import served_mirror
 from mirror_sync.web.git_http import BUSY, SEND_STALL_SECONDS
 from mirror_sync.web.paths import Service, Target
 from mirror_sync.web.ranges import choose
-from mirror_sync.web.replies import LFS_TYPE, RETRY_SECONDS, Refused, json_answer, lfs_refusal, served_mirror
+from mirror_sync.web.replies import LFS_TYPE, RETRY_SECONDS, Refused, json_answer, lfs_refusal
 from mirror_sync.web.streams import BLOCK_BYTES, SENT_FILE, SentFile
 
 MAX_OBJECTS = 1000

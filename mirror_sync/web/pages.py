@@ -21,6 +21,7 @@ from mirror_sync.errors import NotFound, UsageError
 from mirror_sync.ports import MirrorFilter
 from mirror_sync.web import language
 from mirror_sync.web.backend import backend
+from mirror_sync.web.door import shown_mirror
 from mirror_sync.web.lfs import public_base
 from mirror_sync.web.paths import decoded_path
 from mirror_sync.web.queries import number, raw_query
@@ -126,7 +127,7 @@ def _asked_mirror() -> Mirror:
         name: MirrorName = parse_mirror_name(path.removeprefix(PREFIX))
     except UsageError:
         raise NotFound("no such mirror") from None
-    return backend().state.mirror(name)
+    return shown_mirror(name)
 
 
 @pages.get("/use")

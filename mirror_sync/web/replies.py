@@ -88,24 +88,12 @@ def problem_of(error: MirrorSyncError) -> Response:
     return problem(status_of(error), title=error.message, detail=error.why, code=error.code, hint=error.remedy)
 
 
-def served_mirror(name: MirrorName) -> Mirror:
-    """Return a mirror that clients may be served from.
-
-    Raises :class:`Refused` for one that is unknown or being removed.  Paused, stale and
-    gone mirrors are served: what is here stays useful.
-    """
-    app = backend()
-    try:
-        mirror = app.state.mirror(name)
-    except NotFound:
-        raise Refused(
-            404,
-            f"{printable(name)} is not mirrored here.\n"
-            f"Ask the operator to run: mirror-sync add https://{printable(name)}",
-        ) from None
-    if mirror.removing_at is not None:
-        raise Refused(410, f"{name} is no longer mirrored here.\nIts upstream is {mirror.upstream}")
-    return mirror
+def unknown_mirror(name: MirrorName) -> Refused:
+    """Return the refusal of a name that is not mirrored here, or not for whoever asks: the two are one."""
+    return Refused(
+        404,
+        f"{printable(name)} is not mirrored here.\nAsk the operator to run: mirror-sync add https://{printable(name)}",
+    )
 
 
 def _how_far(mirror: Mirror) -> list[str]:
