@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from mirror_sync.cli import choosing, codes
+from mirror_sync.cli.look import workers_alive
 from mirror_sync.cli.opening import opened, told
 from mirror_sync.cli.options import Command, Globals
 from mirror_sync.cli.output import Output, show_error, size, span
+from mirror_sync.domain.runs import Activity, Mirror, activity
 from mirror_sync.errors import MirrorSyncError, NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +64,7 @@ def add(
     with opened(context) as app:
         for url in dict.fromkeys(choosing.words(urls)):
             try:
-                back = _was_being_removed(app, url)
+                before = being_removed(app, url)
                 mirror, made = app.enrol(url, interval=interval, objective=objective, class_name=class_name)
             except MirrorSyncError as error:
                 if len(urls) == 1 and url == urls[0]:
@@ -70,11 +72,14 @@ def add(
                 failed.append((url, error))
                 continue
             document = app.mirror_status(mirror.name)
+            back = before is not None and not made
             added.append(document | {"added": made, "taken_back": back})
             if not out.json:
                 what = "added" if made else "taken back" if back else "here already"
                 told_as = "is here already:" if what == "here already" else what
                 out.line(f"{what}\t{mirror.name}" if out.plain else f"{told_as} {mirror.name}")
+            if before is not None and back:
+                out.note(f"  {taken_back(before, app.clock.now())}")
     if out.json:
         out.document({"items": added, "failed": [_failure(url, wrong) for url, wrong in failed]})
     else:
@@ -85,11 +90,20 @@ def add(
     return codes.DONE
 
 
-def _was_being_removed(app: App, url: str) -> bool:
+def being_removed(app: App, url: str) -> Mirror | None:
+    """Return the mirror of ``url`` when it is being removed."""
     try:
-        return app.state.mirror(choosing.name(url)).removing_at is not None
+        mirror = app.state.mirror(choosing.name(url))
     except NotFound:
-        return False
+        return None
+    return mirror if mirror.removing_at is not None else None
+
+
+def taken_back(before: Mirror, now: float) -> str:
+    """Return what becomes of a mirror that was being removed and is wanted again."""
+    if before.removing_at is not None and before.removing_at <= now and activity(before, now) is Activity.SYNCING:
+        return "its removal had begun: what is gone already is fetched again"
+    return "its data was still here: it is kept and served again, and the removal is called off"
 
 
 def _failure(word: str, error: MirrorSyncError) -> dict[str, str]:
@@ -172,14 +186,14 @@ def _tell(out: Output, what: str, documents: list[dict[str, object]]) -> None:
 )
 @click.argument("globs", nargs=-1, required=True, metavar="GLOB...", shell_complete=choosing.complete_names)
 @click.option("--keep", type=DURATION, help="Keep the data this long, such as 7d; default: storage.removal_delay.")
-@click.option("--now", is_flag=True, help="Delete the data at once.")
+@click.option("--now", is_flag=True, help="Keep the data no longer: the worker deletes it next.")
 @click.option("--confirm", type=click.IntRange(min=1), metavar="N", help="Yes, N mirrors are meant.")
 @click.pass_context
 def rm(context: click.Context, globs: tuple[str, ...], keep: float | None, now: bool, confirm: int | None) -> None:
     """Remove mirrors.
 
-    They are neither synced nor served from then on.  Their data is deleted after a
-    delay; mirror-sync add takes a mirror back until then.
+    They are neither synced nor served from then on.  The worker deletes their data after
+    a delay; mirror-sync add takes a mirror back until then.
     """
     if now and keep is not None:
         raise UsageError("--now and --keep contradict each other", remedy="give one of them")
@@ -193,12 +207,24 @@ def rm(context: click.Context, globs: tuple[str, ...], keep: float | None, now: 
         for document in documents:
             app.remove(document["name"], keep_seconds=delay)
             removed.append(app.mirror_status(document["name"]))
+        alive = bool(workers_alive(app.state.workers(), app.clock.now()))
     if out.json:
         out.document({"items": removed})
         return
     for document in removed:
-        after = "" if out.plain else f"; the data goes {'at once' if not delay else f'in {span(delay)}'}"
+        after = "" if out.plain else f"; {_going(delay, running=document['run'] is not None)}"
         out.line(f"removed{chr(9) if out.plain else ' '}{document['name']}{after}")
+    back = "them" if len(removed) > 1 else "it"
+    out.note(f"until the data is gone, mirror-sync add takes {back} back with it")
+    if not alive:
+        out.note("no worker is running; nothing is deleted until one does: mirror-sync serve")
+
+
+def _going(delay: float, *, running: bool) -> str:
+    """Return when the data of a mirror goes."""
+    if delay:
+        return f"the data goes in {span(delay)}"
+    return f"the worker deletes the data {'once its present run has ended' if running else 'next'}"
 
 
 def _make_sure(
@@ -214,7 +240,7 @@ def _make_sure(
     held = sum(int(str(document["git_bytes"])) for document in documents)
     question = (
         f"this ends {count} of {total} {'mirror' if total == 1 else 'mirrors'}; "
-        f"{size(held)} of Git data go {'at once' if not delay else f'in {span(delay)}'}"
+        f"{size(held)} of Git data go {'now' if not delay else f'in {span(delay)}'}"
     )
     if not sys.stdin.isatty():
         remedy = f"--confirm {count}" if many else "-y, or --confirm 1"

@@ -13,6 +13,7 @@ import click
 
 from mirror_sync.cli import choosing
 from mirror_sync.cli.directory import Directory, Wishes, check_port_free
+from mirror_sync.cli.keep import being_removed, taken_back
 from mirror_sync.cli.opening import told
 from mirror_sync.cli.options import Command
 from mirror_sync.cli.output import Output
@@ -70,7 +71,7 @@ def quickstart(
         if settings.origins["log.level"] == "default" and not flags.verbose:
             environment[LOG_LEVEL] = "error"  # the terminal belongs to the progress, which tells how runs end
         check_port_free(settings.server.listen_host, settings.server.listen_port)
-        _enrol(settings, wanted, examples=examples)
+        _enrol(out, settings, wanted, examples=examples)
         if demo:
             demo.call(f"{settings.server.local_url}/hooks/github", directory.secret)
         command = own_command(directory.path)
@@ -99,7 +100,7 @@ def _demo(directory: Directory, wanted: list[UpstreamUrl]) -> AbstractContextMan
     return nullcontext()
 
 
-def _enrol(settings: Settings, wanted: list[UpstreamUrl], *, examples: list[UpstreamUrl]) -> None:
+def _enrol(out: Output, settings: Settings, wanted: list[UpstreamUrl], *, examples: list[UpstreamUrl]) -> None:
     from mirror_sync.bootstrap import build, configure_logs, upgrade_database
 
     configure_logs(settings, level="warning")
@@ -112,7 +113,10 @@ def _enrol(settings: Settings, wanted: list[UpstreamUrl], *, examples: list[Upst
                 remedy="name a repository: mirror-sync quickstart https://github.com/OWNER/NAME",
             )
         for url in examples if nothing else wanted:
-            app.enrol(str(url))
+            before = being_removed(app, str(url))
+            mirror, _ = app.enrol(str(url))
+            if before is not None:
+                out.note(f"taken back {mirror.name}: {taken_back(before, app.clock.now())}")
 
 
 def _greet(out: Output, directory: Directory, settings: Settings, *, demo: DemoUpstream | None, command: str) -> None:

@@ -117,8 +117,31 @@ def test_a_removed_mirror_is_taken_back(bench: Bench) -> None:
     assert bench.out.rstrip().split("\t")[-1] == "removing"
     assert bench("add", ONE) == 0
     assert bench.out == f"taken back {NAME}\n"
+    assert "it is kept and served again" in bench.err
     assert bench("ls", NAME, "--plain") == 0
     assert "removing" not in bench.out
+
+
+def test_removing_now_tells_who_deletes_and_when(bench: Bench) -> None:
+    assert bench("add", ONE, TWO) == 0
+    with bench.app() as app:
+        lease = app.claim("tests")
+        assert lease is not None
+        assert bench("rm", lease.mirror.name, "--now", "--confirm", "1") == 0
+        assert bench.out == f"removed {lease.mirror.name}; the worker deletes the data once its present run has ended\n"
+        assert bench.err.splitlines() == [
+            "until the data is gone, mirror-sync add takes it back with it",
+            "no worker is running; nothing is deleted until one does: mirror-sync serve",
+        ]
+        finish(app, lease)
+        app.state.beat("tests")
+        removal = app.state.claim_removal("tests", lease_seconds=60)
+        assert removal is not None
+        assert bench("add", removal.mirror.upstream) == 0
+        assert bench.out == f"taken back {lease.mirror.name}\n"
+        assert "what is gone already is fetched again" in bench.err
+    assert bench("rm", "example.org/*", "--now", "--confirm", "2") == 0
+    assert bench.err == "until the data is gone, mirror-sync add takes them back with it\n"
 
 
 @pytest.mark.parametrize(
@@ -187,7 +210,7 @@ def test_removing_many_needs_their_number(bench: Bench, monkeypatch: pytest.Monk
     assert bench("rm", "example.org/*", "--confirm", "99") == 2
     assert bench("rm", "example.org/acme/r1", "--now", "--keep", "1d", "-y") == 2
     assert bench("rm", "example.org/acme/r1", "example.org/acme/r2", "--now", "--confirm", "2") == 0
-    assert "at once" in bench.out
+    assert bench.out.splitlines()[0] == "removed example.org/acme/r1; the worker deletes the data next"
     assert bench("add", "https://example.org/acme/r0") == 0
     assert bench.json("show", "example.org/acme/r0")["removing_at"] is None
 
