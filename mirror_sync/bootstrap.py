@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -303,6 +303,20 @@ class App:
             wanted = declared.objective if declared.objective is not None else max(mirror.objective_seconds, 2 * every)
             if not made and (every, wanted) != (mirror.interval_seconds, mirror.objective_seconds):
                 self.state.set_schedule(mirror.id, interval_seconds=every, objective_seconds=wanted)
+        for class_name, count in self.lost_classes().items():
+            self.telemetry.event(
+                "class_not_configured", class_name=class_name, mirrors=count, level="warning",
+                why="the general settings are in force for them",
+            )  # fmt: skip
+
+    def lost_classes(self) -> Mapping[str, int]:
+        """Return the classes that mirrors are of and the configuration does not have, with how many mirrors each."""
+        return enrolment.lost_classes(self.state, self.settings.classes)
+
+    def check_removable(self, names: Iterable[MirrorName]) -> None:
+        """Raise :class:`Conflict` when the configuration would bring one of these mirrors back."""
+        where = str(self.settings.path) if self.settings.path else "the environment"
+        enrolment.check_not_declared(names, (declared.name for declared in self.settings.mirrors), where=where)
 
     def change(
         self, name: MirrorName, *, class_name: str | None, interval: float | None, objective: float | None

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from mirror_sync.domain.names import MirrorName, UpstreamUrl, parse_upstream_url
 from mirror_sync.domain.runs import Mirror, NewMirror, Trigger
-from mirror_sync.errors import AddressRefused, UsageError
+from mirror_sync.errors import AddressRefused, Conflict, UsageError
 from mirror_sync.ports import Clock, StateStore
 
 PAGES: Mapping[str, frozenset[str]] = {
@@ -61,6 +61,28 @@ def check_class(class_name: str, known: Iterable[str]) -> None:
             f"there is no class {class_name!r}",
             why=f"the configuration has {', '.join(there) or 'none'}",
             remedy=f'write [class."{class_name}"] into it, or name one that is there',
+        )
+
+
+def lost_classes(state: StateStore, known: Iterable[str]) -> Mapping[str, int]:
+    """Return the classes that mirrors are of and the configuration does not have, with how many mirrors each."""
+    there = set(known)
+    return {name: count for name, count in state.classes().items() if name not in there}
+
+
+def check_not_declared(names: Iterable[MirrorName], declared: Iterable[MirrorName], *, where: str) -> None:
+    """Raise :class:`Conflict` when one of ``names`` would come back, because the configuration ``where`` declares it."""
+    lasting = set(declared)
+    kept = [name for name in names if name in lasting]
+    if kept:
+        one = len(kept) == 1
+        told = ", ".join(kept[:3]) + (f" and {len(kept) - 3} more" if len(kept) > 3 else "")
+        raise Conflict(
+            f"{told} {'stands' if one else 'stand'} in the configuration",
+            why=f"{where} declares {'it' if one else 'them'} in [[mirror]], so the daemon would add "
+            f"{'it' if one else 'them'} again at its next start or reload; nothing was removed",
+            remedy=f"take {'its table' if one else 'their tables'} out of the configuration, reload the daemon, "
+            f"then run this again; to stop syncing alone: mirror-sync pause {kept[0]}",
         )
 
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -267,6 +268,8 @@ def _check_app(settings: Settings) -> Iterator[Finding]:
             yield Finding("ok", "database", f"{settings.database.url} answers and has this version's schema")
             yield from check_clock(app)
             yield from check_workers(app)
+            for text, remedy in class_faults(app):
+                yield Finding("warn", "class", text, remedy)
             hosts.update(
                 (parse_upstream_url(item["upstream"]).netloc, None) for item in choosing.matching(app, MirrorFilter())
             )
@@ -302,6 +305,17 @@ def check_workers(app: App) -> Iterator[Finding]:
         yield Finding("ok", "worker", f"{alive} alive")
     else:
         yield Finding("warn", "worker", "none is running", "mirror-sync serve, or systemctl start mirror-sync")
+
+
+def class_faults(app: App) -> Iterator[tuple[str, str]]:
+    """Yield a warning and its remedy for each class that mirrors are of and the configuration does not have."""
+    for name, count in app.lost_classes().items():
+        mirrors = "1 mirror is" if count == 1 else f"{count} mirrors are"
+        remedy = (
+            f'write [class."{name}"] into the configuration, or name another: mirror-sync set NAME --class CLASS '
+            f"(mirror-sync ls --class {shlex.quote(name)} lists them)"
+        )
+        yield f"{mirrors} of the class {name}, which is not configured: the general settings are in force", remedy
 
 
 def check_hosts(settings: Settings, hosts: list[str]) -> Iterator[Finding]:

@@ -193,13 +193,15 @@ def rm(context: click.Context, globs: tuple[str, ...], keep: float | None, now: 
     """Remove mirrors.
 
     They are neither synced nor served from then on.  The worker deletes their data after
-    a delay; mirror-sync add takes a mirror back until then.
+    a delay; mirror-sync add takes a mirror back until then.  One that the configuration
+    declares is refused: it would come back.
     """
     if now and keep is not None:
         raise UsageError("--now and --keep contradict each other", remedy="give one of them")
     out = Output(told(context))
     with opened(context) as app:
         documents = choosing.chosen(app, globs)
+        app.check_removable(document["name"] for document in documents)
         total = app.state.totals().mirrors
         delay = 0.0 if now else keep if keep is not None else app.settings.removal_delay
         _make_sure(told(context), documents, total, delay=delay, confirm=confirm)

@@ -73,6 +73,7 @@ def show(context: click.Context, name: str) -> None:
     out = Output(told(context))
     with opened(context) as app:
         item = app.mirror_status(choosing.known(app, name))
+        lost = "" if item["class"] in app.settings.classes else "  (not configured: the general settings are in force)"
         clone = f"git clone {app.settings.server.base_url}/{item['name']}"
     if out.json:
         out.document(item)
@@ -84,7 +85,7 @@ def show(context: click.Context, name: str) -> None:
     left_out = f", {lfs['left_out']} left out ({size(lfs['left_out_bytes'])})" if lfs["left_out"] else ""
     rows = [
         ("upstream", item["upstream"]),
-        *([("class", item["class"])] if item["class"] else []),
+        *([("class", item["class"] + lost)] if item["class"] else []),
         ("clone", clone),
         ("lag", f"{span(item['lag_seconds'])}, objective {span(item['objective_seconds'])}"),
         ("confirmed", item["confirmed_at"] or "never"),

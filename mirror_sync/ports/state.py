@@ -11,6 +11,7 @@ from typing import Protocol
 from mirror_sync.domain.names import GitOid, LfsOid, MirrorName, RefName
 from mirror_sync.domain.pointers import Pointer, PointerBlob
 from mirror_sync.domain.progress import Progress
+from mirror_sync.domain.readers import Audience, CloneToken, TokenId
 from mirror_sync.domain.runs import (
     Delivery,
     KeptTip,
@@ -27,6 +28,7 @@ from mirror_sync.domain.runs import (
     RunReport,
     Step,
     Trigger,
+    Visibility,
 )
 
 
@@ -44,6 +46,11 @@ class MirrorFilter:
     """Only mirrors of which progress was told last, inside a run or behind; its time says whether it still moves."""
     class_name: str = ""
     """Only mirrors of this class."""
+    audience: Audience | None = None
+    """Only mirrors that may be named to this audience.
+
+    What :attr:`Visibilities.declared` says is left to whoever shows them: rows do not have it.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,9 @@ class StateStore(Protocol):
     def totals(self) -> Totals:
         """Return counts over all mirrors."""
 
+    def classes(self) -> Mapping[str, int]:
+        """Return how many mirrors are of each class that any is of; those of none are not counted."""
+
     def set_paused(self, mirror_id: MirrorId, *, reason: str | None) -> None:
         """Pause with a reason, or resume with ``None`` (which also makes it due)."""
 
@@ -101,6 +111,25 @@ class StateStore(Protocol):
 
     def set_class(self, mirror_id: MirrorId, class_name: str) -> None:
         """Put the mirror into a class, or into none with the empty name; a change makes it due."""
+
+    def set_visibility(self, mirror_id: MirrorId, visibility: Visibility | None) -> None:
+        """Give the mirror its own word on who may read it, or none with ``None``."""
+
+    def note_shown(self, lease: Lease, *, shown: bool) -> None:
+        """Record whether upstream shows the mirror to everybody; durable when it returns.  Raises :class:`LeaseLost`."""
+
+    # -- clone tokens
+    def add_token(self, digest: str, *, globs: Sequence[str], expires_at: float | None, note: str) -> CloneToken:
+        """Keep a new clone token by its digest (:func:`mirror_sync.domain.readers.token_digest`)."""
+
+    def token(self, digest: str) -> CloneToken | None:
+        """Return the clone token of this digest, good or not; ``None`` when there is none."""
+
+    def tokens(self) -> list[CloneToken]:
+        """Return every clone token that was ever made, oldest first."""
+
+    def revoke_token(self, token: TokenId) -> CloneToken:
+        """Let a token open nothing from now on, and return it; the first time stands.  Raises :class:`NotFound`."""
 
     def release_guard(self, mirror_id: MirrorId) -> bool:
         """Let the held deletions through at the next sync; ``False`` when nothing is held."""

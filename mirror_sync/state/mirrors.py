@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, case, delete, func, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, delete, func, literal, or_, select, update
 
 from mirror_sync.domain.deliveries import repository_key
 from mirror_sync.domain.names import MirrorName, printable
-from mirror_sync.domain.runs import LAG_BOUNDS, Activity, LfsCounts, Mirror, MirrorId, NewMirror, Trigger
+from mirror_sync.domain.readers import Audience
+from mirror_sync.domain.runs import LAG_BOUNDS, Activity, LfsCounts, Mirror, MirrorId, NewMirror, Trigger, Visibility
 from mirror_sync.domain.standing import Due, earliest
 from mirror_sync.errors import NotFound, Preempted
 from mirror_sync.ports import MirrorFilter, MirrorPage, Totals
@@ -73,6 +75,8 @@ class Mirrors(Calls):
             )
             if new.class_name:
                 connection.execute(update(mirrors).where(m.id == row.id).values({"class": new.class_name}))
+            if new.visibility is not None:
+                connection.execute(update(mirrors).where(m.id == row.id).values(visibility=new.visibility.value))
             self._call(connection, row, Due(row.now, new.trigger))
             return mirror_of(self._locked(connection, MirrorId(row.id))), False
 
@@ -115,6 +119,8 @@ class Mirrors(Calls):
             query = query.where(m.progress.is_not(None))
         if which.class_name:
             query = query.where(m["class"] == which.class_name)
+        if which.audience is not None:
+            query = query.where(self._told_to(which.audience))
         if which.activity:
             query = query.where(activity_word(now) == which.activity)
         return query
@@ -124,6 +130,28 @@ class Mirrors(Calls):
             return m.name.op("GLOB", is_comparison=True)(glob.replace("[", "[[]"))
         escaped = glob.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         return m.name.like(escaped.replace("*", "%").replace("?", "_"), escape="\\")
+
+    def classes(self) -> Mapping[str, int]:
+        """Implement :meth:`mirror_sync.ports.StateStore.classes`."""
+        of_class = mirrors.c["class"]
+        counted = select(of_class, func.count()).where(of_class != "").group_by(of_class).order_by(of_class)
+        with self._read() as connection:
+            return {str(name): int(count) for name, count in connection.execute(counted)}
+
+    def _told_to(self, audience: Audience) -> ColumnElement[bool]:
+        """Return which mirrors may be named to an audience, as far as rows tell: what is declared is not in them."""
+        of_class = {name: word.value for name, word in audience.rules.classes.items()}
+        general = audience.rules.general.value
+        word = case(
+            (m.visibility != "", m.visibility),
+            else_=case(of_class, value=m["class"], else_=general) if of_class else literal(general),
+        )
+        everybody = or_(
+            word == Visibility.OPEN.value,
+            and_(word == Visibility.PUBLIC.value, m.shown_upstream.is_not(False)),
+        )
+        opened = [self._matches(glob) for glob in audience.globs]
+        return or_(everybody, and_(word == Visibility.TOKEN.value, or_(*opened))) if opened else everybody
 
     def totals(self) -> Totals:
         """Implement :meth:`mirror_sync.ports.StateStore.totals` by one pass over the table."""
@@ -201,6 +229,13 @@ class Mirrors(Calls):
                 return
             connection.execute(update(mirrors).where(m.id == mirror_id).values({"class": class_name}))
             self._call(connection, row, Due(row.now, Trigger.OPERATOR))
+
+    def set_visibility(self, mirror_id: MirrorId, visibility: Visibility | None) -> None:
+        """Implement :meth:`mirror_sync.ports.StateStore.set_visibility`."""
+        with self._write() as connection:
+            self._locked(connection, mirror_id)
+            word = "" if visibility is None else visibility.value
+            connection.execute(update(mirrors).where(m.id == mirror_id).values(visibility=word))
 
     def release_guard(self, mirror_id: MirrorId) -> bool:
         """Implement :meth:`mirror_sync.ports.StateStore.release_guard`."""
@@ -287,12 +322,20 @@ def _blank(new: NewMirror, *, now: float) -> Mirror:
         objective_seconds=new.objective_seconds,
         availability_since=now,
         class_name=new.class_name,
+        visibility=new.visibility,
     )
 
 
 def _again(old: Mirror, *, now: float) -> Mirror:
     """Return a taken-back mirror as new, but for what operators and forges told of it."""
-    new = NewMirror(old.name, old.upstream, old.interval_seconds, old.objective_seconds, class_name=old.class_name)
+    new = NewMirror(
+        old.name,
+        old.upstream,
+        old.interval_seconds,
+        old.objective_seconds,
+        class_name=old.class_name,
+        visibility=old.visibility,
+    )
     return replace(
         _blank(new, now=now),
         repository_id=old.repository_id,

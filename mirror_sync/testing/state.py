@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from mirror_sync.domain.deliveries import calls, delivery_key, event_label, repository_key, tells_of_change
-from mirror_sync.domain.names import MirrorName, RefName
+from mirror_sync.domain.names import MirrorName, RefName, printable
+from mirror_sync.domain.readers import CloneToken, TokenId
 from mirror_sync.domain.runs import (
     LAG_BOUNDS,
     Delivery,
@@ -17,6 +18,7 @@ from mirror_sync.domain.runs import (
     MirrorId,
     NewMirror,
     Trigger,
+    Visibility,
     activity,
     health,
     lag_seconds,
@@ -42,6 +44,8 @@ class MemoryState(MemoryRuns, MemoryLfs):
                         row.mirror = replace(row.mirror, removing_at=None, upstream=new.upstream)
                         if new.class_name:
                             row.mirror = replace(row.mirror, class_name=new.class_name)
+                        if new.visibility is not None:
+                            row.mirror = replace(row.mirror, visibility=new.visibility)
                         self._call(row, Due(now, new.trigger), None)
                     return row.seen(), False
             self._last_id += 1
@@ -56,6 +60,7 @@ class MemoryState(MemoryRuns, MemoryLfs):
                 objective_seconds=new.objective_seconds,
                 availability_since=now,
                 class_name=new.class_name,
+                visibility=new.visibility,
             )
             self._rows[mirror.id] = MirrorRow(mirror)
             return mirror, True
@@ -87,11 +92,16 @@ class MemoryState(MemoryRuns, MemoryLfs):
                     and (waits_for_somebody(mirror) or not which.held)
                     and (mirror.progress is not None or not which.moving)
                     and which.class_name in {"", mirror.class_name}
+                    and (which.audience is None or which.audience.may_see(mirror))
                 ),
                 key=lambda mirror: mirror.name,
             )
         items = tuple(found[:limit])
         return MirrorPage(items, items[-1].name if len(found) > limit and items else "")
+
+    def classes(self) -> Mapping[str, int]:
+        with self._lock:
+            return Counter(row.mirror.class_name for row in self._rows.values() if row.mirror.class_name)
 
     def totals(self) -> Totals:
         now = self._clock.now()
@@ -154,6 +164,36 @@ class MemoryState(MemoryRuns, MemoryLfs):
                 row.mirror = replace(row.mirror, class_name=class_name)
                 self._call(row, Due(self._clock.now(), Trigger.OPERATOR), None)
 
+    def set_visibility(self, mirror_id: MirrorId, visibility: Visibility | None) -> None:
+        with self._lock:
+            row = self._row(mirror_id)
+            row.mirror = replace(row.mirror, visibility=visibility)
+
+    # -- clone tokens
+    def add_token(self, digest: str, *, globs: Sequence[str], expires_at: float | None, note: str) -> CloneToken:
+        with self._lock:
+            number = TokenId(len(self._tokens) + 1)
+            made = CloneToken(number, tuple(globs), self._clock.now(), expires_at, None, printable(note))
+            self._tokens[digest] = made
+            return made
+
+    def token(self, digest: str) -> CloneToken | None:
+        with self._lock:
+            return self._tokens.get(digest)
+
+    def tokens(self) -> list[CloneToken]:
+        with self._lock:
+            return list(self._tokens.values())
+
+    def revoke_token(self, token: TokenId) -> CloneToken:
+        with self._lock:
+            for digest, found in self._tokens.items():
+                if found.id == token:
+                    if found.revoked_at is None:
+                        self._tokens[digest] = replace(found, revoked_at=self._clock.now())
+                    return self._tokens[digest]
+        raise NotFound(f"no clone token has the number {token}")
+
     def release_guard(self, mirror_id: MirrorId) -> bool:
         with self._lock:
             row = self._row(mirror_id)
@@ -185,6 +225,7 @@ class MemoryState(MemoryRuns, MemoryLfs):
                 paused_at=old.paused_at,
                 paused_reason=old.paused_reason,
                 class_name=old.class_name,
+                visibility=old.visibility,
             )
             self._rows[mirror_id] = MirrorRow(fresh, token=row.token)
 

@@ -13,6 +13,7 @@ import pytest
 from mirror_sync.domain.names import GitOid, LfsOid, MirrorName, RefName
 from mirror_sync.domain.pointers import MAX_OBJECT_BYTES, MOST_COUNTED_BYTES, Pointer, PointerBlob
 from mirror_sync.domain.progress import Kind, Progress, Way
+from mirror_sync.domain.readers import Audience, TokenId, Visibilities
 from mirror_sync.domain.refs import Change, GuardState, Hold, ObjectFormat
 from mirror_sync.domain.runs import (
     HISTORY_RANK,
@@ -30,6 +31,7 @@ from mirror_sync.domain.runs import (
     RunReport,
     Step,
     Trigger,
+    Visibility,
     activity,
     health,
     lag_seconds,
@@ -342,6 +344,85 @@ class StateContract:
         state.set_schedule(mirror.id, interval_seconds=7200.0, objective_seconds=900.0)
         assert state.mirror(mirror.name).due_at == clock.now() + 300.0
 
+    # ------------------------------------------------------------ who may read
+
+    def test_a_mirrors_own_visibility_is_kept_and_can_be_taken_back(self, state):
+        plain, _ = state.enrol(new("example.org/a/plain"))
+        held, _ = state.enrol(new("example.org/a/held", visibility=Visibility.TOKEN))
+        assert (plain.visibility, held.visibility) == (None, Visibility.TOKEN)
+        state.set_visibility(plain.id, Visibility.NONE)
+        state.set_visibility(held.id, None)
+        assert (state.mirror(plain.name).visibility, state.mirror(held.name).visibility) == (Visibility.NONE, None)
+
+    def test_a_removed_mirror_taken_back_keeps_its_visibility_unless_another_is_named(self, state, clock):
+        mirror, _ = state.enrol(new(visibility=Visibility.TOKEN))
+        state.set_removing(mirror.id, at=clock.now() + HOUR)
+        assert state.enrol(new())[0].visibility is Visibility.TOKEN
+        state.set_removing(mirror.id, at=clock.now() + HOUR)
+        assert state.enrol(new(visibility=Visibility.NONE))[0].visibility is Visibility.NONE
+
+    def test_a_mirror_forgotten_while_it_is_wanted_again_keeps_its_visibility(self, state, clock):
+        mirror, _ = state.enrol(new(visibility=Visibility.TOKEN))
+        state.forget(mirror.id)
+        assert state.mirror(mirror.name).visibility is Visibility.TOKEN
+
+    def test_whether_upstream_shows_a_mirror_is_noted_under_the_fence(self, state, clock):
+        mirror, _ = state.enrol(new())
+        assert mirror.shown_upstream is None
+        lease = state.claim("w", lease_seconds=LEASE)
+        for shown in (True, False, False):
+            state.note_shown(lease, shown=shown)
+            assert state.mirror(mirror.name).shown_upstream is shown
+        state.finish(lease, report(clock, Outcome.FAILED))
+        assert state.mirror(mirror.name).shown_upstream is False
+        with pytest.raises(LeaseLost):
+            state.note_shown(lease, shown=True)
+        assert state.mirror(mirror.name).shown_upstream is False
+
+    def test_lists_name_to_an_audience_only_what_it_may_see(self, state):
+        of_class = {"held": Visibility.TOKEN, "shut": Visibility.NONE}
+        words = [None, *Visibility]
+        for word in words:
+            for class_name in ("", "held", "shut", "unknown"):
+                name = f"example.org/{class_name or 'plain'}/{word or 'silent'}"
+                state.enrol(new(name, class_name=class_name, visibility=word))
+        for number in range(0, len(words) * 4, 3):  # some are hidden upstream, some are known to be shown
+            lease = state.claim("w", lease_seconds=LEASE)
+            state.note_shown(lease, shown=number % 2 == 0)
+        every = state.mirrors(MirrorFilter(), limit=100).items
+        seen = set()
+        for general in Visibility:
+            for globs in ((), ("example.org/held/*",), ("example.org/plain/t?ken", "*/unknown/silent")):
+                audience = Audience(Visibilities(general, of_class), globs)
+                told = [mirror.name for mirror in state.mirrors(MirrorFilter(audience=audience), limit=100).items]
+                assert told == [mirror.name for mirror in every if audience.may_see(mirror)], (general, globs)
+                seen.add(tuple(told))
+        assert len(seen) > 6
+
+    def test_lists_for_an_audience_have_full_pages(self, state):
+        for number in range(9):
+            state.enrol(new(f"example.org/a/{number}", visibility=None if number % 3 == 0 else Visibility.NONE))
+        which = MirrorFilter(audience=Audience())
+        first = state.mirrors(which, limit=2)
+        assert [mirror.name[-1] for mirror in first.items] == ["0", "3"]
+        assert [mirror.name[-1] for mirror in state.mirrors(which, cursor=first.next_cursor, limit=2).items] == ["6"]
+
+    def test_a_token_is_found_by_its_digest_alone_and_can_be_revoked_once(self, state, clock):
+        assert state.tokens() == []
+        one = state.add_token("d" * 64, globs=["a.example/*", "é/*"], expires_at=clock.now() + HOUR, note="CI \x1b")
+        two = state.add_token("e" * 64, globs=["*"], expires_at=None, note="")
+        assert (one.globs, one.note, one.created_at) == (("a.example/*", "é/*"), "CI \\x1b", clock.now())
+        assert state.token("d" * 64) == one
+        assert state.token("f" * 64) is None
+        assert state.tokens() == [one, two]
+        revoked = state.revoke_token(one.id)
+        assert revoked.revoked_at == clock.now()
+        clock.advance(5)
+        assert state.revoke_token(one.id) == revoked
+        assert state.token("d" * 64) == revoked
+        with pytest.raises(NotFound):
+            state.revoke_token(TokenId(99))
+
     # ------------------------------------------------------------ classes, progress, who waits
 
     def test_a_mirror_has_a_class_that_lists_go_by(self, state):
@@ -351,6 +432,8 @@ class StateContract:
         assert [m.name for m in state.mirrors(MirrorFilter(class_name="small")).items] == [small.name]
         state.set_class(plain.id, "small")
         assert {m.name for m in state.mirrors(MirrorFilter(class_name="small")).items} == {plain.name, small.name}
+        state.enrol(new("example.org/a/odd", class_name="odd"))
+        assert state.classes() == {"odd": 1, "small": 2}
         state.set_class(small.id, "")
         assert state.mirror(small.name).class_name == ""
 

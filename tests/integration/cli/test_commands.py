@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from mirror_sync.actions.status import Document
 from mirror_sync.cli.check import fault
@@ -96,6 +97,51 @@ def test_mirrors_join_a_class_leave_it_and_are_listed_by_it(bench: Bench) -> Non
     with bench.app() as app:
         assert app.settings.selection(MirrorName(NAME), "models").max_object == 1 << 30
         assert app.policy(app.state.mirror(MirrorName(NAME))).selection.everything
+
+
+def test_a_class_that_is_configured_no_more_is_told_of(bench: Bench) -> None:
+    config = bench.directory / "config.toml"
+    text = config.read_text()
+    config.write_text(f'{text}\n[class.models]\nmax_object = "1GiB"\n')
+    assert bench("add", ONE, "--class", "models") == 0
+    assert bench("config", "validate") == 0
+    assert bench.err == ""
+    config.write_text(text)
+    said = "1 mirror is of the class models, which is not configured: the general settings are in force"
+    assert bench("config", "validate") == 0
+    assert f"warning: {said}" in bench.err
+    assert "mirror-sync ls --class models" in bench.err
+    assert bench.json("config", "validate")["warnings"] == [said]
+    bench("doctor")  # the host does not resolve, which is another matter
+    assert f"warn  class: {said}" in bench.out
+    assert bench("show", NAME) == 0
+    assert "models  (not configured: the general settings are in force)" in bench.out
+    with bench.app() as app, structlog.testing.capture_logs() as told:
+        app.declare_mirrors()
+    assert [(each["event"], each["class_name"], each["mirrors"]) for each in told] == [
+        ("class_not_configured", "models", 1)
+    ]
+
+
+def test_a_configuration_is_judged_without_its_database(bench: Bench) -> None:
+    for file in bench.directory.glob("state.db*"):
+        file.unlink()
+    assert bench("config", "validate") == 0
+    assert not list(bench.directory.glob("state.db*"))
+
+
+def test_a_declared_mirror_is_not_removed_to_come_back(bench: Bench) -> None:
+    config = bench.directory / "config.toml"
+    text = config.read_text()
+    config.write_text(f'{text}\n[[mirror]]\nurl = "{ONE}"\n')
+    assert bench("add", ONE, TWO) == 0
+    assert bench("rm", "example.org/*", "--confirm", "2") == 6
+    assert f"{NAME} stands in the configuration" in bench.err
+    assert "next start or reload; nothing was removed" in bench.err
+    assert f"mirror-sync pause {NAME}" in bench.err
+    assert [item["removing_at"] for item in bench.json("ls")["items"]] == [None, None]
+    config.write_text(text)
+    assert bench("rm", NAME, "--confirm", "1") == 0
 
 
 def test_a_declared_class_decides_at_each_start(bench: Bench) -> None:
