@@ -65,6 +65,21 @@ class Availability(StrEnum):
     DENIED = "denied"
 
 
+class Visibility(StrEnum):
+    """Who may read a mirror."""
+
+    PUBLIC = "public"
+    """Everybody, as long as upstream itself shows it to everybody."""
+    OPEN = "open"
+    """Everybody, whatever upstream says."""
+    TOKEN = "token"  # noqa: S105 - a word
+    """Who has a clone token for it."""
+    UPSTREAM = "upstream"
+    """Whom upstream lets read it, by their own credentials."""
+    NONE = "none"
+    """Nobody."""
+
+
 HISTORY_RANK = 10_000
 """Rank of LFS objects that only history refers to."""
 
@@ -182,6 +197,10 @@ class Mirror:
     """The class of mirrors whose settings it takes; empty when it has none."""
     lfs_selection: str = ""
     """Names the selection by which all its LFS objects were judged; empty while some may not have been."""
+    visibility: Visibility | None = None
+    """Its own word on who may read it; ``None`` leaves that to its class and the configuration."""
+    shown_upstream: bool | None = None
+    """Whether upstream shows it to everybody, as last observed; ``None`` while nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +213,7 @@ class NewMirror:
     objective_seconds: float
     trigger: Trigger = Trigger.OPERATOR
     class_name: str = ""
+    visibility: Visibility | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from mirror_sync.state.mirrors import Mirrors
 from mirror_sync.state.notify import PostgresWaker
 from mirror_sync.state.runs import Runs
 from mirror_sync.state.schema import current_revision, head_revision, upgrade
+from mirror_sync.state.tokens import Tokens
 from mirror_sync.state.upkeep import Upkeep
 
 
-class SqlState(Mirrors, Runs, Lfs, Hooks, Upkeep):
+class SqlState(Mirrors, Runs, Lfs, Hooks, Tokens, Upkeep):
     """The whole state of one installation; implements :class:`mirror_sync.ports.StateStore`."""
 
 

@@ -263,6 +263,13 @@ class Leases(Calls):
             if since != row.known_behind_since:
                 connection.execute(update(mirrors).where(m.id == row.id).values(known_behind_since=since))
 
+    def note_shown(self, lease: Lease, *, shown: bool) -> None:
+        """Implement :meth:`mirror_sync.ports.StateStore.note_shown`."""
+        with self._write() as connection:
+            row = self._fenced(connection, lease)
+            if row.shown_upstream is not shown:
+                connection.execute(update(mirrors).where(m.id == row.id).values(shown_upstream=shown))
+
     def release(self, lease: Lease, *, maintained: bool = False, git_bytes: int | None = None) -> None:
         """Implement :meth:`mirror_sync.ports.StateStore.release`."""
         with self._write() as connection:

@@ -148,6 +148,10 @@ class MirrorRow(Base):
     """The selection by which all its LFS objects were judged; empty while some may not have been."""
     lfs_due_at: Mapped[float | None]
     """No later than the first moment at which one of its LFS objects may be fetched."""
+    visibility: Mapped[str]
+    """Its own word on who may read it; empty when it has none."""
+    shown_upstream: Mapped[bool | None]
+    """Whether upstream shows it to everybody; null while nobody asked."""
     git_bytes: Mapped[int] = mapped_column(BigInteger)
     maintained_at: Mapped[float | None]
     publishes_since_maintenance: Mapped[int]
@@ -396,6 +400,23 @@ class Count(Base):
     metric: Mapped[str] = mapped_column(primary_key=True)
     label: Mapped[str] = mapped_column(primary_key=True)
     value: Mapped[int] = mapped_column(BigInteger)
+
+
+class CloneTokenRow(Base):
+    """A clone token: its digest, never itself.  Rows of revoked and expired ones stay, for whoever reads old logs."""
+
+    __tablename__ = "clone_tokens"
+
+    id: Mapped[int] = mapped_column(Number, primary_key=True)
+    digest: Mapped[str] = mapped_column(unique=True)
+    globs: Mapped[str]
+    """JSON, a list of texts."""
+    created_at: Mapped[float]
+    expires_at: Mapped[float | None]
+    revoked_at: Mapped[float | None]
+    note: Mapped[str]
+
+    __table_args__ = ({"sqlite_autoincrement": True},)  # a number in an old log never means a later token
 
 
 def table(model: type[Base]) -> Table:

@@ -22,6 +22,7 @@ from mirror_sync.domain.runs import (
     RunRecord,
     Step,
     Trigger,
+    Visibility,
 )
 from mirror_sync.domain.standing import URGENCY, Due, Evidence
 
@@ -83,6 +84,8 @@ def mirror_of(row: Any) -> Mirror:
         progress=load_progress(of["progress"]) if of["progress"] else None,
         class_name=of["class"],
         lfs_selection=of["lfs_selection"],
+        visibility=Visibility(of["visibility"]) if of["visibility"] else None,
+        shown_upstream=of["shown_upstream"] if of["shown_upstream"] is None else bool(of["shown_upstream"]),
     )
 
 
@@ -159,6 +162,8 @@ def new_columns(mirror: Mirror) -> dict[str, Any]:
         "name": mirror.name,
         "upstream": mirror.upstream,
         "class": mirror.class_name,
+        "visibility": mirror.visibility or "",
+        "shown_upstream": mirror.shown_upstream,
         "host_key": host_key,
         "repository_key": key,
         "repository_id": mirror.repository_id,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mirror_sync.domain.progress import Progress
+from mirror_sync.domain.readers import CloneToken
 from mirror_sync.domain.runs import (
     Delivery,
     KeptTip,
@@ -57,6 +58,7 @@ class MemoryRows:
         self._workers: dict[str, float] = {}
         self._counters: Counter[tuple[str, str]] = Counter()
         self._last_id = 0
+        self._tokens: dict[str, CloneToken] = {}
         self._last_run = 0
         self._turns = 0
         self._latest = 0.0
@@ -236,6 +238,11 @@ class MemoryRuns(MemoryRows):
             row = self._fenced(lease)
             since = earliest(row.mirror.known_behind_since, observed_at)
             row.mirror = replace(row.mirror, known_behind_since=since)
+
+    def note_shown(self, lease: Lease, *, shown: bool) -> None:
+        with self._lock:
+            row = self._fenced(lease)
+            row.mirror = replace(row.mirror, shown_upstream=shown)
 
     # -- publishing
     def intend(self, lease: Lease, intent: PublishIntent, *, kept: Sequence[KeptTip]) -> RunId:
