@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from mirror_sync.bootstrap import App
 
 PAGE = 500
-_GLOB = frozenset("*?[")
+_GLOB = frozenset("*?")
+"""What no name has; brackets mean nothing in a pattern, since IPv6 hosts have them."""
 
 
 def words(given: Sequence[str]) -> list[str]:
@@ -105,10 +106,9 @@ def complete_names(context: click.Context, _: click.Parameter, incomplete: str) 
     from mirror_sync.cli.opening import opened
     from mirror_sync.errors import MirrorSyncError
 
-    prefix = "".join(f"[{char}]" if char in _GLOB else char for char in incomplete)
     try:
         with opened(context) as app:
-            page = app.list_status(MirrorFilter(glob=f"{prefix}*"), limit=50)
+            page = app.list_status(MirrorFilter(glob=f"{incomplete}*"), limit=50)
     except MirrorSyncError:
         return []
     return [document["name"] for document in page["items"]]

@@ -11,7 +11,10 @@ from urllib.parse import quote, unquote, urlsplit
 from mirror_sync.errors import AddressRefused, UsageError
 
 MirrorName = NewType("MirrorName", str)
-"""``host/path`` without ``.git``; a port that is not the scheme's own is part of the host."""
+"""``host/path`` without ``.git``; a port that is not the scheme's own is part of the host.
+
+Where another mirror is the upstream, the path begins with the host it mirrors, port and all.
+"""
 
 RefName = NewType("RefName", str)
 """A full ref name. Bytes that are not UTF-8 are kept by ``surrogateescape``."""
@@ -42,6 +45,9 @@ _SSH = re.compile(r"(?:git\+)?(?:ssh|git)://(?:[\w.-]+@)?(?P<host>[\w.-]+)(?::\d
 _SCP = re.compile(r"[\w.-]+@(?P<host>[\w.-]+):/?(?P<path>\S+)\Z")
 _BARE = re.compile(r"(?P<host>[\w-][\w.-]*\.[\w.-]+)/(?P<path>\S+)\Z")
 _USER = re.compile(r"[^/@\s]*:[^/@\s]*@")
+_NETLOC = re.compile(r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?):[0-9]{1,5}\Z")
+"""A host with a port, as a segment of what is mirrored from a mirror."""
+
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\:?*\[\]<>|\"]")
 
 
@@ -114,7 +120,7 @@ class UpstreamUrl:
         return MirrorName(f"{self.netloc}{path}")
 
     def __str__(self) -> str:
-        return f"{self.origin}{quote(self.path, safe='/~@!$&()+,;=-._')}"
+        return f"{self.origin}{quote(self.path, safe='/:~@!$&()+,;=-._')}"
 
     def with_path(self, path: str) -> UpstreamUrl:
         """Return the same origin with another decoded path."""
@@ -224,6 +230,8 @@ def check_path(path: str) -> None:
     for segment in segments[1:]:
         if segment in ("", ".", "..") or segment.startswith("-") or segment.endswith((".lock", ".git")):
             raise UsageError(f"{printable(segment)!r} cannot be a segment of a repository path")
+        if _NETLOC.match(segment) is not None:
+            continue
         if _UNSAFE.search(segment) or any(0xD800 <= ord(char) <= 0xDFFF for char in segment):
             raise UsageError(f"{printable(segment)!r} has a character that a repository path cannot have")
         if len(segment.encode()) > MAX_SEGMENT_BYTES:

@@ -24,7 +24,7 @@ TEMPLATES = {
 }
 """Where hosts everybody knows keep single files."""
 
-_UNTOUCHED = "/~@!$&()+,;=-._"
+_UNTOUCHED = "/:~@!$&()+,;=-._"
 
 
 class HttpBlobBody:

@@ -45,6 +45,33 @@ def test_a_clone_from_a_mirror_killed_on_the_way_is_the_one_that_git_makes(tmp_p
         assert picture(ours) == picture(tmp_path / "theirs")
 
 
+def test_a_mirror_of_a_mirror_is_cloned_like_what_it_mirrors(tmp_path: Path) -> None:
+    require("git-lfs")
+    weights = random.Random(5).randbytes(300_000)
+    with (
+        GitUpstream(tmp_path / "up") as up,
+        Daemon(tmp_path / "near") as near,
+        Daemon(tmp_path / "far") as far,
+    ):
+        repo = up.create("acme/model")
+        repo.commit({"README": "hello\n"}, lfs={"weights.bin": weights})
+        near.start(repo.url)
+        far.start(near.url(near.name(repo.url)))
+        name = near.url(near.name(repo.url)).removeprefix("http://")
+        assert name.count(":") == 2, "a host with a port, and in its path another one"
+        assert far.published(name)["upstream"] == f"http://{name}"
+        assert far.refs(name) == repo.refs()
+        near.terminate()
+        up.stop()
+        page, _, _ = far.get(f"/mirrors/{name}")
+        assert page == 200
+        assert (far.clone(name, tmp_path / "by-git") / "weights.bin").read_bytes() == weights
+        command = [sys.executable, "-m", "mirror_sync", "clone", far.url(name), str(tmp_path / "ours")]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+        by_git(far.url(name), tmp_path / "theirs")
+        assert picture(tmp_path / "ours") == picture(tmp_path / "theirs")
+
+
 def test_interrupted_by_hand_it_says_so_and_goes_on_the_next_time(tmp_path: Path) -> None:
     require("git-lfs")
     with GitUpstream(tmp_path / "up") as up:

@@ -61,6 +61,15 @@ def test_mirrors_are_added_listed_and_shown(bench: Bench) -> None:
     assert told["remedies"] == [f"mirror-sync sync {NAME} --wait"]
 
 
+def test_a_mirror_of_a_mirror_keeps_the_port_in_its_name_and_brackets_are_no_pattern(bench: Bench) -> None:
+    names = ["[2001:db8::1]:8443/acme/one", "mirror.example/127.0.0.1:9000/acme/one", "mirror.example/[::1]:9000/a"]
+    assert bench("add", *(f"https://{name}" for name in names)) == 0
+    assert [item["name"] for item in bench.json("ls")["items"]] == names
+    for name in names:
+        assert [item["name"] for item in bench.json("ls", name)["items"]] == [name]
+        assert [item["name"] for item in bench.json("pause", name)["items"]] == [name]
+
+
 def test_a_name_that_is_nearly_right_is_answered_with_the_right_one(bench: Bench) -> None:
     assert bench("add", ONE, TWO) == 0
     for command in (["show"], ["why"], ["pause"], ["sync"], ["refs", "ls"]):

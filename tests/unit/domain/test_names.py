@@ -35,6 +35,9 @@ from mirror_sync.errors import AddressRefused, MirrorSyncError, UsageError
             "huggingface.co/datasets/org/set",
             "https://huggingface.co/datasets/org/set",
         ),
+        ("http://m:8080/127.0.0.1:9000/a", "m:8080/127.0.0.1:9000/a", "http://m:8080/127.0.0.1:9000/a"),
+        ("https://m/x/git.example%3A3000/a.git", "m/x/git.example:3000/a", "https://m/x/git.example:3000/a.git"),
+        ("https://m/[::1]:8443/a", "m/[::1]:8443/a", "https://m/%5B::1%5D:8443/a"),
         ("https://h/%E6%A8%A1%E5%9E%8B", "h/模型", "https://h/%E6%A8%A1%E5%9E%8B"),
     ],
 )
@@ -90,7 +93,8 @@ def test_a_password_in_an_address_is_not_repeated(text: str) -> None:
         "", "https://", "https://host", "https://host/", "https://host/a/../b", "https://host/./a", "https://host/a//b",
         "https://host/%2e%2e/a", "https://host/a%00b", "https://host/a%2f..%2fb", "https://host/a?x=1", "https://host/a#b",
         "https://host/-a", "https://host/a.lock", "https://host/a.git/b", "https://host:99999/a", "https://ho_st!/a",
-        "https://host/" + "a" * 300,
+        "https://host/" + "a" * 300, "https://host/a:b", "https://host/:80/a", "https://host/a:123456/b",
+        "https://host/a:80:90/b", "https://host/[x]:80/b", "https://host/-a:80/b", "https://host/a/b:",
     ],
 )  # fmt: skip
 def test_url_that_names_no_repository_is_refused(url: str) -> None:
