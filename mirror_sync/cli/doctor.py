@@ -20,7 +20,8 @@ from mirror_sync.cli.about import git_version
 from mirror_sync.cli.look import workers_alive
 from mirror_sync.cli.opening import settings_of, told
 from mirror_sync.cli.options import Command, Globals
-from mirror_sync.cli.output import Output, size, span
+from mirror_sync.cli.output import Output, span
+from mirror_sync.domain.figures import size_text
 from mirror_sync.domain.names import parse_upstream_url
 from mirror_sync.errors import ConfigError, MirrorSyncError
 from mirror_sync.ports import MirrorFilter
@@ -176,7 +177,7 @@ def _room(key: str, place: Path, reserve_bytes: int | None) -> Finding:
     reserve = (
         reserve_bytes if reserve_bytes is not None else min(100 * 2**30, figures.f_blocks * figures.f_frsize // 20)
     )
-    text = f"{size(free)} free, {size(reserve)} of it reserved"
+    text = f"{size_text(free)} free, {size_text(reserve)} of it reserved"
     if free <= reserve:
         return Finding("fail", key, text + ": nothing new is fetched", "free space, or lower storage.reserve")
     if free <= 2 * reserve:

@@ -11,7 +11,8 @@ from mirror_sync.cli import choosing, codes
 from mirror_sync.cli.look import workers_alive
 from mirror_sync.cli.opening import opened, told
 from mirror_sync.cli.options import Command, Globals
-from mirror_sync.cli.output import Output, show_error, size, span
+from mirror_sync.cli.output import Output, show_error, span
+from mirror_sync.domain.figures import size_text
 from mirror_sync.domain.runs import Activity, Mirror, activity
 from mirror_sync.errors import MirrorSyncError, NotFound, UsageError
 
@@ -242,7 +243,7 @@ def _make_sure(
     held = sum(int(str(document["git_bytes"])) for document in documents)
     question = (
         f"this ends {count} of {total} {'mirror' if total == 1 else 'mirrors'}; "
-        f"{size(held)} of Git data go {'now' if not delay else f'in {span(delay)}'}"
+        f"{size_text(held)} of Git data go {'now' if not delay else f'in {span(delay)}'}"
     )
     if not sys.stdin.isatty():
         remedy = f"--confirm {count}" if many else "-y, or --confirm 1"

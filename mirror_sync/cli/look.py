@@ -12,8 +12,9 @@ import click
 from mirror_sync.cli import choosing
 from mirror_sync.cli.opening import as_typed, opened, told
 from mirror_sync.cli.options import Command
-from mirror_sync.cli.output import Output, health_text, size, span
+from mirror_sync.cli.output import Output, health_text, span
 from mirror_sync.cli.progress import LEAST_COLUMNS, arrived, brief, doing, line, objects, pace
+from mirror_sync.domain.figures import size_text
 from mirror_sync.domain.runs import Activity, Health
 from mirror_sync.errors import NotFound
 from mirror_sync.ports import MirrorFilter
@@ -82,7 +83,7 @@ def show(context: click.Context, name: str) -> None:
     out.line(f"{health_text(item['health'])}  {click.style(item['name'], bold=True)}")
     held = f", {refs['held']} held" if refs["held"] else ""
     missing = f", {lfs['missing']} missing ({lfs['known_missing']} upstream lacks)" if lfs["missing"] else ""
-    left_out = f", {lfs['left_out']} left out ({size(lfs['left_out_bytes'])})" if lfs["left_out"] else ""
+    left_out = f", {lfs['left_out']} left out ({size_text(lfs['left_out_bytes'])})" if lfs["left_out"] else ""
     rows = [
         ("upstream", item["upstream"]),
         *([("class", item["class"] + lost)] if item["class"] else []),
@@ -95,8 +96,8 @@ def show(context: click.Context, name: str) -> None:
         *_progress_rows(item["progress"]),
         ("next poll", item["next_due_at"] or "-"),
         ("refs", f"{refs['count']}, HEAD {refs['head'] or '-'}{held}"),
-        ("lfs", f"{lfs['present']}/{lfs['wanted']} objects, {size(lfs['present_bytes'])}{missing}{left_out}"),
-        ("git", f"{size(item['git_bytes'])}, {item['object_format']}"),
+        ("lfs", f"{lfs['present']}/{lfs['wanted']} objects, {size_text(lfs['present_bytes'])}{missing}{left_out}"),
+        ("git", f"{size_text(item['git_bytes'])}, {item['object_format']}"),
     ]
     if last:
         text = " ".join(part for part in (last["outcome"], last["code"], last["message"]) if part)
@@ -120,7 +121,7 @@ def _progress_rows(progress: Document | None) -> list[tuple[str, str]]:
             f"{progress['percent']} %" if progress["percent"] is not None else "",
             f"{objects(progress)} LFS objects" if objects(progress) else "",
             arrived(progress),
-            f"{size(progress['received_bytes'])} received",
+            f"{size_text(progress['received_bytes'])} received",
         )
         if text
     )
@@ -182,7 +183,10 @@ def status(context: click.Context) -> None:
             ("mirrors", f"{totals.mirrors}  " + "  ".join(counts)),
             ("oldest", f"confirmed {oldest} ago" if oldest != "-" else "nothing confirmed yet"),
             ("due", str(totals.due)),
-            ("lfs", f"{totals.lfs.present}/{totals.lfs.wanted} objects, {size(totals.lfs.present_bytes)}{left_out}"),
+            (
+                "lfs",
+                f"{totals.lfs.present}/{totals.lfs.wanted} objects, {size_text(totals.lfs.present_bytes)}{left_out}",
+            ),
             ("workers", f"{alive} alive" if alive else "none alive; start one: mirror-sync serve"),
             ("page", f"{address}/"),
         ]

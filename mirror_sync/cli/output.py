@@ -113,15 +113,6 @@ def span(seconds: float | None) -> str:
     return f"{left}s"
 
 
-def size(count: float) -> str:
-    """Return bytes as people say them."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
-
-
 def show_error(error: MirrorSyncError, told: Globals) -> None:
     """Tell an error: what happened, why, what to do; with ``--json`` as a document on stdout."""
     out = Output(told)

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mirror_sync.cli.output import Output, size, span, width
+from mirror_sync.cli.output import Output, span, width
+from mirror_sync.domain.figures import size_text
 
 if TYPE_CHECKING:
     from mirror_sync.actions.status import Document
@@ -45,7 +46,7 @@ def arrived(progress: Document) -> str:
     """Return how much of it is here, in its own unit."""
     done, total = progress["done"], progress["total"]
     if progress["unit"] == "bytes":
-        return f"{size(done)} of {size(total)}" if total is not None else size(done)
+        return f"{size_text(done)} of {size_text(total)}" if total is not None else size_text(done)
     return f"{done} of {total} commits" if total is not None else f"{done} commits" if done else ""
 
 
@@ -60,7 +61,7 @@ def pace(progress: Document) -> list[str]:
     """Return rate, remaining time, connections and cuts survived, as far as there is something to say."""
     parts: list[str] = []
     if progress["rate_bytes_per_second"] is not None:
-        parts.append(f"{size(progress['rate_bytes_per_second'])}/s")
+        parts.append(f"{size_text(progress['rate_bytes_per_second'])}/s")
     if progress["remaining_seconds"] is not None:
         parts.append(f"{span(progress['remaining_seconds'])} left")
     parts += [_counted(progress["connections"], "connection"), _counted(progress["cuts"], "cut")]
@@ -76,7 +77,7 @@ def brief(item: Document) -> str:
     progress = item["progress"]
     if progress is None:
         return doing(item)
-    far = [size(progress["received_bytes"]) if progress["percent"] is None else f"{progress['percent']} %"]
+    far = [size_text(progress["received_bytes"]) if progress["percent"] is None else f"{progress['percent']} %"]
     if progress["remaining_seconds"] is not None:
         far.append(f"{span(progress['remaining_seconds'])} left")
     return f"{doing(item)}, {progress['kind']} {' '.join(far)}"
@@ -99,7 +100,7 @@ def line(item: Document, columns: int, *, ascii_only: bool = False) -> str:
     parts.append((_FIGURES, doing(item)))
     lfs = item["lfs"]
     if lfs["wanted"]:
-        here = f"{size(lfs['present_bytes'])} of {size(lfs['wanted_bytes'])}"
+        here = f"{size_text(lfs['present_bytes'])} of {size_text(lfs['wanted_bytes'])}"
         parts.append((_KIND, f"lfs {lfs['present']}/{lfs['wanted']}  {here}"))
     return _fitted(parts, columns)
 
@@ -112,9 +113,9 @@ def _under_way(progress: Document, *, ascii_only: bool) -> list[tuple[int, str]]
         (_KIND, f"git {progress['way']}" if commits else f"lfs {objects(progress)}".rstrip()),
         (_BAR, bar(part, plain=ascii_only) if part is not None else ""),
         (_FIGURES, arrived(progress)),
-        (_FIGURES, size(progress["received_bytes"]) if commits else ""),
+        (_FIGURES, size_text(progress["received_bytes"]) if commits else ""),
         (_RATE, "nothing heard lately" if progress["stale"] else ""),
-        (_RATE, f"{size(rate)}/s" if rate is not None else ""),
+        (_RATE, f"{size_text(rate)}/s" if rate is not None else ""),
         (_REMAINING, f"{span(seconds)} left" if seconds is not None else ""),
         (_CONNECTIONS, _counted(progress["connections"], "connection")),
         (_CUTS, _counted(progress["cuts"], "cut")),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 
 def size_text(count: float) -> str:
-    """Return bytes as people say them."""
+    """Return bytes as people say them, in steps of 1,024 as the configuration counts, on pages and terminals alike."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
+        if round(count, 0 if unit == "B" else 1) < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"

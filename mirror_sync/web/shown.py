@@ -14,12 +14,11 @@ from jinja2.runtime import Context
 from markupsafe import Markup, escape
 
 from mirror_sync import __version__
+from mirror_sync.domain.figures import size_text
 from mirror_sync.domain.names import printable, ref_bytes
 from mirror_sync.web.backend import backend
 from mirror_sync.web.language import LANGUAGES, current_language
 from mirror_sync.web.words import ACTIVITY, CODES, HEALTH, OUTCOME, WAYS, WORDS, Sign
-
-UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def moment(value: str | float | None) -> float | None:
@@ -59,16 +58,6 @@ def when(value: str | float | None) -> Markup:
         gettext("in %(span)s", span=span(distance)) if distance > 0.5 else gettext("%(span)s ago", span=span(-distance))
     )
     return Markup('<time datetime="{0}" title="{0}">{1}</time>').format(exact, text)
-
-
-def size(count: float) -> str:
-    """Return bytes in decimal units with three digits at most."""
-    value = float(count)
-    for unit in UNITS:
-        if value < 1000 or unit == UNITS[-1]:
-            return f"{value:.0f} {unit}" if value >= 100 or unit == "B" else f"{value:.3g} {unit}"
-        value /= 1000
-    raise AssertionError
 
 
 def sign(which: str, kind: str) -> Markup:
@@ -150,7 +139,7 @@ def _each_time(filter_: Callable[..., object]) -> Callable[..., object]:
 def install_filters(app: Flask) -> None:
     """Teach templates these ways of showing."""
     filters: dict[str, Callable[..., object]] = {
-        "when": when, "span": span, "size": size, "sign": sign, "word": word, "sentence": sentence,
+        "when": when, "span": span, "size": size_text, "sign": sign, "word": word, "sentence": sentence,
         "code_title": code_title, "code_link": code_link, "mirror_url": mirror_url, "ref_query": ref_query,
         "short": short, "printable": printable, "way": way,
     }  # fmt: skip

@@ -136,7 +136,16 @@ def test_hostile_text_is_shown_as_text(client: FlaskClient) -> None:
 def test_a_mirrors_page_says_what_people_ask(client: FlaskClient) -> None:
     page = client.get(f"/mirrors/{NAME}", headers={"Host": "mirror.example"}).text
     assert f"git clone http://mirror.example/{NAME}" in page
-    for word in ("MS-H004", "MS-L404", "refs/heads/main", "refs/tags/v1", "2/4", "5 kB", "Kept old tips", "incomplete"):
+    for word in (
+        "MS-H004",
+        "MS-L404",
+        "refs/heads/main",
+        "refs/tags/v1",
+        "2/4",
+        "4.9 KiB",
+        "Kept old tips",
+        "incomplete",
+    ):
         assert word in page, word
     chinese = client.get(f"/mirrors/{NAME}?lang=zh").text
     for word in ("不完整", "该引用需要一个上游自己也没有的 LFS 对象。", "保留的旧提交", "排队中"):
@@ -152,8 +161,8 @@ def test_a_page_shows_how_far_a_fetch_is(client: FlaskClient) -> None:
         "ladder",
         "oldest first",
         "1000/4000",
-        "412 MB",
-        "2.5 MB/s",
+        "392.9 MiB",
+        "2.4 MiB/s",
         "about 3m",
         "<b>near</b>.example",
     ):
@@ -162,19 +171,19 @@ def test_a_page_shows_how_far_a_fetch_is(client: FlaskClient) -> None:
     assert 'http-equiv="refresh" content="5"' in page
     assert "<b>near" not in page
     chinese = client.get("/mirrors/git.example/acme/moving?lang=zh").text
-    for told in ("进度", "git.example/acme/moving 的进度", "逐段取回", "约 3 分钟", "断线后续传次数", "2.5 MB/s"):
+    for told in ("进度", "git.example/acme/moving 的进度", "逐段取回", "约 3 分钟", "断线后续传次数", "2.4 MiB/s"):
         assert told in chinese, told
 
 
 def test_a_page_shows_lfs_objects_on_their_way_and_left_out_ones_as_such(client: FlaskClient) -> None:
     page = client.get("/mirrors/git.example/acme/filling").text
     told = text_of(page[page.index('id="progress"') : page.index('id="why"')])
-    for figure in ("30 %", "37/120", "61 GB/198 GB", "84 MB/s", "about 27m", "parts"):
+    for figure in ("30 %", "37/120", "56.8 GiB/184.4 GiB", "80.1 MiB/s", "about 27m", "parts"):
         assert figure in told, figure
     assert re.search(r"Connections\s+8\s+Cuts survived\s+2\s", told)
     lfs = text_of(page[page.index('id="lfs"') : page.index('id="missing"')])
     assert re.search(r"missing\s+1\s", lfs)
-    assert re.search(r"left out by choice\s+1 \(4 kB\)", lfs)
+    assert re.search(r"left out by choice\s+1 \(3.9 KiB\)", lfs)
     assert "L" * 10 not in page
     assert "按设置不取" in client.get("/mirrors/git.example/acme/filling?lang=zh").text
 
@@ -236,8 +245,8 @@ def test_the_overview_shows_what_is_under_way(client: FlaskClient) -> None:
     shown = {name: text_of(row) for row in rows for name in re.findall(r'href="/mirrors/git.example/acme/(\w+)"', row)}
     assert set(shown) == {"moving", "filling", "silent"}
     assert re.search(r"25 %\s+1000/4000 commits", shown["moving"])
-    assert re.search(r"30 %\s+37/120 LFS objects, 61 GB/198 GB", shown["filling"])
-    assert re.search(r"84 MB/s\s+27m", shown["filling"])
+    assert re.search(r"30 %\s+37/120 LFS objects, 56.8 GiB/184.4 GiB", shown["filling"])
+    assert re.search(r"80.1 MiB/s\s+27m", shown["filling"])
     assert "nothing heard since:" in shown["silent"]
     assert page.count("<progress ") == 3
     assert 'http-equiv="refresh" content="10"' in page
