@@ -5,7 +5,6 @@ import pytest
 from mirror_sync.cli.codes import NoWorker, WaitedTooLong, exit_status
 from mirror_sync.cli.options import Globals
 from mirror_sync.cli.output import Output, show_error, span, width
-from mirror_sync.domain.figures import size_text
 from mirror_sync.errors import (
     AddressRefused,
     ConfigError,
@@ -24,11 +23,6 @@ from mirror_sync.errors import (
 )
 def test_spans_are_short(seconds: float | None, text: str) -> None:
     assert span(seconds) == text
-
-
-@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (3 * 2**40, "3.0 TiB")])
-def test_sizes_are_short(count: int, text: str) -> None:
-    assert size_text(count) == text
 
 
 def test_columns_line_up_in_chinese_too(capsys: pytest.CaptureFixture[str]) -> None:
