@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from mirror_sync.actions.batches import LIMITED_SECONDS, SETTLED, Granted, Source
 from mirror_sync.actions.budget import Budget, Place, Share
 from mirror_sync.actions.course import Course
-from mirror_sync.actions.wanted import Brought, Dispute, Doubt, End, Leg, State, Wanted
+from mirror_sync.actions.wanted import Brought, Doubt, End, Leg, Replaced, State, Wanted
 from mirror_sync.domain.names import LfsOid, printable
-from mirror_sync.domain.parts import Part, add, merge
+from mirror_sync.domain.parts import Part, add, count, merge, remove, subtract
 from mirror_sync.domain.pointers import Pointer
 from mirror_sync.errors import (
     AddressRefused,
@@ -77,6 +77,13 @@ WAITING_SECONDS = 120.0
 WAVE = 64
 WAVE_SECONDS = 0.25
 """So many small objects, or those of so long, are promoted together."""
+
+VAIN_BYTES = 16 << 20
+VAIN_LOOKS = 16
+"""An object of which so much was asked for again, or so often, and never came the same twice, is given up."""
+
+MOST_REPLACED = 1024
+"""So many pieces that a nearer place had sent otherwise are remembered to its charge."""
 
 BUSY_POLL_SECONDS = 1.0
 PLACE_POLL_SECONDS = 0.05
@@ -512,6 +519,8 @@ class Board:
                 return None
             (start, end), *rest = wanted.gaps
             strange = wanted.strange.get(source.number, 0) >= STRANGE_ANSWERS
+            if strange and wanted.doubt is not None:
+                end, rest = wanted.gaps[-1][1], []  # it sends all of it whatever is asked for: once is enough
             length = end - start if strange else self._length(wanted, source)
             if end - start - length < LEAST_PART:
                 length = end - start
@@ -593,7 +602,7 @@ class Board:
             return None
         start = self._cut(victim, source, now)
         end, victim.end = victim.end, start
-        if not victim.left and not victim.writing and not victim.disputes:
+        if not victim.left and not victim.writing:
             wanted.legs.remove(victim)
             if victim.body is not None:
                 victim.body.abandon()
@@ -723,7 +732,7 @@ class Board:
     def over(self, wanted: Wanted) -> bool:
         """Tell whether an object has ended and nobody writes to it any more."""
         with self.changed:
-            return wanted.state is State.ENDED and not any(leg.writing or leg.disputes for leg in wanted.legs)
+            return wanted.state is State.ENDED and not any(leg.writing for leg in wanted.legs)
 
     def _checks(self, wanted: Wanted) -> bool:
         if not wanted.complete:
@@ -735,7 +744,7 @@ class Board:
         now = self.course.clock.monotonic()
         leg.source.legs -= 1
         got = leg.at - leg.start
-        if got >= PROGRESS_BYTES or leg.at >= leg.asked_end:
+        if got >= PROGRESS_BYTES or (leg.at >= leg.asked_end and not leg.compares):
             leg.source.measured(size=got, seconds=now - leg.began_at)
 
     def failed(self, leg: Leg, error: MirrorSyncError) -> bool:
@@ -843,27 +852,67 @@ class Board:
 
     # -- wrong bytes
 
-    def again(self, wanted: Wanted, origins: Sequence[tuple[int, int, str]], *, actual: str) -> bool:
-        """Fetch an object of one piece once more; ``False`` when there is no point in it.
+    def doubt(self, wanted: Wanted, origins: Sequence[tuple[int, int, str]], agreed: Sequence[Part]) -> bool:
+        """Look once more at parts of an object; ``False`` when there is no point in it.
 
-        There is none once the upstream itself has said the same wrong thing twice.
+        There is none once all of it came twice the same, nor once nothing ever does.
         """
         with self.changed:
-            first = self._sources[0]
-            hosts = {source for _, _, source in origins}
-            strangers = [source for source in self._sources if not source.first and source.host in hosts]
-            for source in strangers:
-                wanted.lacking[source.number] = Brought(End.FAILED, ObjectCorrupt.code, "it sent wrong bytes")
-                wanted.granted.pop(source.number, None)
-                wanted.blamed.add(source.host)
-            if hosts <= {first.host}:
-                if actual in wanted.wrong or len(wanted.wrong) + 1 >= self._rules.wrong:
-                    return False
-                wanted.wrong.append(actual)
-            wanted.state = State.OPEN
-            wanted.gaps = [(0, wanted.size)]
-            self._seek(wanted)
+            doubt = wanted.doubt
+            if doubt is None:
+                doubt = wanted.doubt = Doubt()
+                look = self._of_strangers(wanted, origins, agreed) or subtract((0, wanted.size), agreed)
+            elif doubt.disputed:
+                return self.disputes(wanted)
+            elif doubt.rest:
+                look, doubt.rest = doubt.rest, []
+            else:
+                doubt.tried()
+                look = [] if self._in_vain_again(wanted, doubt) else subtract((0, wanted.size), agreed)
+            if not look:
+                return False
+            self._look_again(wanted, look)
             return True
+
+    def disputes(self, wanted: Wanted) -> bool:
+        """Look once more at what came differently the last time; ``False`` when nothing did or there is no point in it."""
+        with self.changed:
+            doubt = wanted.doubt
+            if doubt is None or not doubt.disputed:
+                return False
+            doubt.tried()
+            if self._in_vain_again(wanted, doubt):
+                return False
+            look, doubt.disputed = doubt.disputed, []
+            self._look_again(wanted, look)
+            return True
+
+    def _of_strangers(
+        self, wanted: Wanted, origins: Sequence[tuple[int, int, str]], agreed: Sequence[Part]
+    ) -> list[Part]:
+        """Return what did not come from the upstream; who sent all of an object by himself is not asked for it again."""
+        hosts = {source for _, _, source in origins}
+        if len(hosts) == 1:
+            for source in self._sources:
+                if not source.first and source.host in hosts:
+                    wanted.lacking[source.number] = Brought(End.FAILED, ObjectCorrupt.code, "it sent wrong bytes")
+                    wanted.granted.pop(source.number, None)
+                    wanted.blamed.add(source.host)
+        theirs = merge((start, end) for start, end, source in origins if source != self._sources[0].host)
+        for part in agreed:
+            theirs = remove(theirs, part)
+        return theirs
+
+    def _in_vain_again(self, wanted: Wanted, doubt: Doubt) -> bool:
+        """Whether enough was asked for again of an object that never comes the same twice."""
+        most = self._rules.wrong - 1
+        enough = min(most * wanted.size, VAIN_BYTES)
+        return doubt.vain >= most and (doubt.vain_bytes >= enough or doubt.vain >= VAIN_LOOKS)
+
+    def _look_again(self, wanted: Wanted, look: list[Part]) -> None:
+        wanted.state = State.OPEN
+        wanted.gaps = look
+        self._seek(wanted)
 
     def _seek(self, wanted: Wanted) -> None:
         """Let an object that is open be asked for, where its turn to be asked for has passed."""
@@ -875,25 +924,6 @@ class Board:
             self._open.append(wanted)
         self._consider(wanted)
         self.changed.notify_all()
-
-    def doubt(self, wanted: Wanted, origins: Sequence[tuple[int, int, str]]) -> bool:
-        """Look once more at parts of an object; ``False`` when there is no point in it."""
-        with self.changed:
-            doubt = wanted.doubt
-            if doubt is None:
-                strangers = merge((start, end) for start, end, source in origins if source != self._sources[0].host)
-                doubt = wanted.doubt = Doubt(round=0 if strangers else 1)
-                wanted.gaps = strangers or [(0, wanted.size)]
-            elif doubt.rest:
-                wanted.gaps, doubt.rest = doubt.rest, []
-            elif doubt.round and (not doubt.differing or doubt.round >= self._rules.wrong):
-                return False
-            else:
-                wanted.doubt = Doubt(round=doubt.round + 1)
-                wanted.gaps = [(0, wanted.size)]
-            wanted.state = State.OPEN
-            self._seek(wanted)
-            return True
 
     def without_upstream(self, wanted: Wanted, said: Brought) -> bool:
         """Fetch all of an object that the upstream has wrong from elsewhere; ``False`` when nobody else is left to ask.
@@ -911,51 +941,48 @@ class Board:
             wanted.lacking[0] = said
             wanted.granted.pop(0, None)
             wanted.blamed.clear()
+            wanted.replaced.clear()
             wanted.doubt = None
-            wanted.state = State.OPEN
-            wanted.gaps = [(0, wanted.size)]
-            self._seek(wanted)
+            self._look_again(wanted, [(0, wanted.size)])
             return True
 
-    def in_parts(self, wanted: Wanted) -> bool:
-        """Tell whether an object is too large to be fetched as one piece again."""
-        return wanted.size > WHOLE_BYTES
+    def in_one_piece(self, wanted: Wanted) -> bool:
+        """Tell whether an object is so small that it is read whole sooner than anything is asked for again."""
+        return wanted.size <= WHOLE_BYTES
 
-    def disputed(self, leg: Leg, dispute: Dispute) -> None:
-        """Take note that a piece came differently the second time."""
+    def came_before(self, leg: Leg, part: Part, *, old: bytes, new: bytes) -> bool:
+        """Tell whether the answer before the last one said the same of a part; ``old`` and ``new`` are digests."""
         with self.changed:
-            leg.disputes.append(dispute)
+            doubt = leg.wanted.doubt
+            if doubt is None:
+                return False
+            before, doubt.before[part] = doubt.before.get(part), old
+            if before == new:
+                del doubt.before[part]
+            return before == new
 
-    def replaced(self, leg: Leg, source: str) -> None:
-        """Take note that bytes which ``source`` had sent were replaced."""
-        with self.changed:
-            leg.wanted.blamed.add(source)
+    def compared(self, leg: Leg, *, agreed: int, disputed: Sequence[Part], replaced: Sequence[Replaced]) -> None:
+        """Take note of what an answer was like, and look at what differs early now and then.
 
-    def differed(self, leg: Leg) -> None:
-        """Take note of a piece that was not the same, and verify the object early now and then: it may be right already."""
+        The object may be right as soon as that is settled.
+        """
         with self.changed:
             wanted, doubt = leg.wanted, leg.wanted.doubt
             if doubt is None:
                 return
-            doubt.differing += 1
-            if doubt.differing >= doubt.check_at:
-                doubt.check_at *= 2
+            doubt.agreed += agreed
+            doubt.differed += count(disputed)
+            for part in disputed:
+                doubt.disputed = add(doubt.disputed, part)
+            wanted.replaced += replaced[: max(0, MOST_REPLACED - len(wanted.replaced))]
+            doubt.differing += bool(disputed or replaced)
+            strange = wanted.strange.get(leg.source.number, 0) >= STRANGE_ANSWERS
+            if doubt.differing >= doubt.check_at and not self.in_one_piece(wanted) and not strange:
+                doubt.check_at *= 4
                 doubt.rest = merge([*doubt.rest, *wanted.gaps, *((other.at, other.end) for other in wanted.legs)])
                 wanted.gaps = []
                 for other in wanted.legs:
                     other.end = other.at
-
-    def settled(self, leg: Leg, dispute: Dispute) -> None:
-        """Take note that a dispute is decided."""
-        with self.changed:
-            leg.disputes.remove(dispute)
-
-    def undecided(self, leg: Leg) -> None:
-        """Look once more at the pieces that nobody could decide about."""
-        with self.changed:
-            for dispute in leg.disputes:
-                leg.wanted.gaps = add(leg.wanted.gaps, (dispute.start, dispute.end))
-            leg.disputes = []
 
     def arrived(self, wanted: Wanted) -> None:
         """Do without accelerators whose bytes had to be replaced in an object that is right now."""

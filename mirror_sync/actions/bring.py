@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mirror_sync.actions.board import RANGE_REFUSED, Ask, Begin, Board, Hand, Look, Promote, Rules, Task
 from mirror_sync.actions.budget import Advice
 from mirror_sync.actions.course import Course
-from mirror_sync.actions.wanted import Brought, Dispute, End, Leg, Wanted
+from mirror_sync.actions.wanted import Brought, End, Leg, Replaced, Wanted
 from mirror_sync.domain.names import RefName
-from mirror_sync.domain.parts import Part, count
+from mirror_sync.domain.parts import Part, count, merge, subtract
 from mirror_sync.errors import (
     Interrupted,
     MirrorSyncError,
@@ -26,8 +28,8 @@ from mirror_sync.ports import LfsBody, ObjectStore
 TOGETHER_BYTES = 4 << 20
 """Objects up to this size are promoted together with others."""
 
-MOST_DISPUTES = 64
-"""With more of them in one request the second answer is taken as it is, and the next look tells."""
+BLOCK = 4 << 10
+"""Wrong bytes cost as much as this to be asked for again, however much came with them."""
 
 PASS_OVER_BYTES = 1 << 20
 """So much of what is here already may come again before another answer is tried."""
@@ -168,11 +170,6 @@ class Bringer:
             self._stream(leg)
         except MirrorSyncError as error:
             broken = error
-        try:
-            self._decide(leg)
-        except MirrorSyncError as error:
-            board.undecided(leg)
-            broken = broken or error
         complete = board.read(leg) if broken is None else board.failed(leg, broken)
         if complete:
             self._check(wanted)
@@ -257,53 +254,43 @@ class Bringer:
     # -- wrong bytes
 
     def _compare(self, leg: Leg, at: int, data: bytes) -> None:
-        """Compare what came now with what is here; what differs is disputed, or the upstream's word holds."""
-        incomplete, board = leg.wanted.incomplete, self.board
-        assert incomplete is not None
-        end = at + len(data)
-        if incomplete.read(at, end) == data:
-            return
-        whose = next((source for _, last, source in incomplete.origins() if at < last), "")
-        trusted = leg.source.first and whose != leg.source.host
-        if trusted or len(leg.disputes) >= MOST_DISPUTES:
-            incomplete.write(at, data, source=leg.source.host)
-            board.replaced(leg, whose)
-            board.differed(leg)
-        else:
-            board.disputed(leg, Dispute(at, end))
-
-    def _decide(self, leg: Leg) -> None:
-        """Ask a third time for every disputed piece of a leg, and let two of three decide."""
+        """Compare what came now with what is here; what differs is taken, and disputed unless the upstream's word holds."""
         incomplete = leg.wanted.incomplete
         assert incomplete is not None
-        for dispute in list(leg.disputes):
-            third = self._fetch_piece(leg, dispute)
-            if third != incomplete.read(dispute.start, dispute.end):
-                # As the second answer, or unlike both: then it is no worse than they are.
-                incomplete.write(dispute.start, third, source=leg.source.host)
-            self.board.differed(leg)
-            self.board.settled(leg, dispute)
+        here, end = incomplete.read(at, at + len(data)), at + len(data)
+        if here == data:
+            incomplete.agree(at, end)
+            self.board.compared(leg, agreed=len(data), disputed=[], replaced=[])
+            return
+        differing = _differing(here, data, at)
+        same = subtract((at, end), differing)
+        for part in same:
+            incomplete.agree(*part)
+        agreed = incomplete.agreed()
+        open_still = [part for whole in differing for part in subtract(whole, agreed)]
+        origins = incomplete.origins()
+        disputed: list[Part] = []
+        replaced: list[Replaced] = []
+        for start, stop in open_still:
+            whose = next((source for _, last, source in origins if start < last), "")
+            old, new = here[start - at : stop - at], data[start - at : stop - at]
+            incomplete.write(start, new, source=leg.source.host)
+            if leg.source.first and whose != leg.source.host:
+                replaced.append(Replaced(start, stop, _digest(old), whose))
+            elif self.board.came_before(leg, (start, stop), old=_digest(old), new=_digest(new)):
+                incomplete.agree(start, stop)
+                same.append((start, stop))
+            else:
+                disputed.append((start, stop))
+        self.board.compared(leg, agreed=count(same), disputed=disputed, replaced=replaced)
 
-    def _fetch_piece(self, leg: Leg, dispute: Dispute) -> bytes:
-        action = leg.granted.answer.action
-        assert action is not None
-        body = leg.source.upstream.open_object(leg.wanted.pointer, action, start=dispute.start, end=dispute.end)
-        data, size = bytearray(), dispute.end - dispute.start
-        try:
-            if body.start != dispute.start:
-                raise UpstreamInvalid("upstream's LFS server answered with another range")
-            for chunk in body.chunks():
-                if self.course.over:
-                    raise Interrupted
-                data += chunk
-                self.course.came(received=len(chunk), kept=0)
-                if len(data) >= size:
-                    break
-        finally:
-            body.close()
-        if len(data) < size:
-            raise UpstreamUnavailable("the stream ended early", why=f"{len(data)} of {size} bytes are here")
-        return bytes(data[:size])
+    def _blame(self, wanted: Wanted) -> None:
+        """Note who had sent other bytes than those that turned out right."""
+        incomplete = wanted.incomplete
+        assert incomplete is not None
+        for piece in wanted.replaced:
+            if _digest(incomplete.read(piece.start, piece.end)) != piece.digest:
+                wanted.blamed.add(piece.host)
 
     # -- the end
 
@@ -311,8 +298,11 @@ class Bringer:
         """Verify a complete object, and promote it or let it wait for others."""
         incomplete = wanted.incomplete
         assert incomplete is not None
+        if not self.board.in_one_piece(wanted) and self.board.disputes(wanted):
+            return  # it would be read for nothing
         try:
             incomplete.verify()
+            self._blame(wanted)
             if wanted.size <= TOGETHER_BYTES:
                 self.board.ready(wanted)
                 return
@@ -353,22 +343,31 @@ class Bringer:
                 actual=error.actual,
                 attempt=wanted.wrong_times,
             )
-        text = f"upstream sends wrong bytes, the same each time: their SHA-256 is {error.actual}"
-        said = Brought(End.FAILED, error.code, text)
-        origins = incomplete.origins()
         try:
-            if self.board.in_parts(wanted):
-                if self.board.doubt(wanted, origins):
-                    return
-                incomplete.restart()
-                self.course.lost(wanted.size)
-            else:
-                incomplete.restart()
-                self.course.lost(wanted.size)
-                if self.board.again(wanted, origins, actual=error.actual):
-                    return
+            if self.board.doubt(wanted, incomplete.origins(), incomplete.agreed()):
+                return
+            steady = not subtract((0, wanted.size), incomplete.agreed())
+            incomplete.restart()
         except MirrorSyncError as failure:
             self._storage_failed(wanted, failure)
             return
+        self.course.lost(wanted.size)
+        how = "the same each time: their" if steady else "other ones each time: the last"
+        said = Brought(End.FAILED, error.code, f"upstream sends wrong bytes, {how} SHA-256 is {error.actual}")
         if not self.board.without_upstream(wanted, said):
             self._end(wanted, said)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _differing(here: bytes, data: bytes, at: int) -> list[Part]:
+    """Return the blocks in which ``data``, whose first byte is the one at ``at``, is not what is ``here``."""
+    end = at + len(data)
+    edges = [at, *range(at - at % BLOCK + BLOCK, end, BLOCK), end]
+    return merge(
+        (start, stop)
+        for start, stop in itertools.pairwise(edges)
+        if here[start - at : stop - at] != data[start - at : stop - at]
+    )

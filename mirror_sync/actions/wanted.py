@@ -52,25 +52,52 @@ class State(StrEnum):
 class Doubt:
     """A whole object whose bytes are wrong, while it is found out which and whose they are.
 
-    Parts are fetched once more and compared with what is here.  In round 0 those that
-    came from elsewhere are asked of the upstream, in later ones all of them.
+    What is here is asked for once more and compared.  Bytes that came twice the same are
+    agreed on and not asked for again; those that came differently are disputed, until two
+    answers in a row agree.  What came from elsewhere is asked of the upstream first, whose
+    word holds against theirs.
     """
 
-    round: int
+    rest: list[Part] = field(default_factory=list)
+    """What is left of this look while what is disputed is looked at and the object verified in between."""
+    disputed: list[Part] = field(default_factory=list)
+    """What came differently the last time."""
+    before: dict[Part, bytes] = field(default_factory=dict)
+    """The digest of what stood there until then: of three answers two may agree."""
     differing: int = 0
-    """Pieces of this round that were not the same the second time."""
+    """Answers that were not the same."""
     check_at: int = 1
     """At so many of them the object is verified in between."""
-    rest: list[Part] = field(default_factory=list)
-    """What is left of the round while it is verified in between."""
+    agreed: int = 0
+    """Bytes of this look that were the same."""
+    differed: int = 0
+    """Bytes of this look that were disputed."""
+    vain: int = 0
+    """Looks in a row that settled next to nothing."""
+    vain_bytes: int = 0
+    """Bytes of those looks."""
+
+    def tried(self) -> None:
+        """Take note that a look is over."""
+        looked = self.agreed + self.differed
+        if not looked:
+            return
+        if self.agreed * 16 >= looked:
+            self.vain = self.vain_bytes = 0
+        else:
+            self.vain += 1
+            self.vain_bytes += looked
+        self.agreed = self.differed = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Dispute:
-    """A piece that came differently the second time: a third answer decides."""
+class Replaced:
+    """Bytes that another's answer took the place of: their digest, and who had sent them."""
 
     start: int
     end: int
+    digest: bytes
+    host: str
 
 
 @dataclass(eq=False, slots=True)
@@ -97,7 +124,6 @@ class Leg:
     """What is being read, once its head is here."""
     compares: bool = False
     """Whether what comes is compared with what is here."""
-    disputes: list[Dispute] = field(default_factory=list)
 
     @property
     def left(self) -> int:
@@ -144,11 +170,11 @@ class Wanted:
     queued: bool = False
     busy_since: float | None = None
     doubt: Doubt | None = None
-    wrong: list[str] = field(default_factory=list)
-    """The SHA-256 of everything wrong that came as one piece from the upstream alone."""
     wrong_times: int = 0
+    replaced: list[Replaced] = field(default_factory=list)
+    """What nearer places had sent and the upstream had otherwise."""
     blamed: set[str] = field(default_factory=set)
-    """Hosts whose bytes were replaced; liars, should the object turn out right."""
+    """Hosts that sent wrong bytes, should the object turn out right."""
 
     @property
     def size(self) -> int:
@@ -174,8 +200,4 @@ class Wanted:
     @property
     def complete(self) -> bool:
         """Whether every byte is written."""
-        return (
-            self.state is State.OPEN
-            and not self.gaps
-            and not any(leg.left or leg.writing or leg.disputes for leg in self.legs)
-        )
+        return self.state is State.OPEN and not self.gaps and not any(leg.left or leg.writing for leg in self.legs)

@@ -15,6 +15,7 @@ from mirror_sync.lfs_store import journal
 from mirror_sync.lfs_store.beside import Lane
 from mirror_sync.lfs_store.durable import allocate, sync_directory, told, write_all
 from mirror_sync.lfs_store.durable import remove as delete
+from mirror_sync.lfs_store.journal import Told
 from mirror_sync.lfs_store.layout import Layout
 from mirror_sync.lfs_store.prefix_hash import PrefixHash
 from mirror_sync.lfs_store.space import Space
@@ -64,22 +65,22 @@ class FileIncomplete:
         self._unsynced = 0
         self._lost = False
         self._synced_at = shop.clock.monotonic()
-        self._durable: list[Part] = []
-        self._durable_from: dict[str, list[Part]] = {}
+        self._durable = Told()
         if not here:
             self._load()
-        self._written = self._durable
-        self._from = self._durable_from
+        self._written = self._durable.parts
+        self._from = self._durable.origins
+        self._agreed = self._durable.agreed
 
     def _load(self) -> None:
-        told_of, origins = journal.load(self._journal, self.pointer)
-        parts = clip(told_of, os.fstat(self._fd).st_size)
-        if parts != told_of or (not parts and self._journal.exists()):
+        told_of = journal.load(self._journal, self.pointer)
+        parts = clip(told_of.parts, os.fstat(self._fd).st_size)
+        if parts != told_of.parts or (not parts and self._journal.exists()):
             # A journal that says more than the data holds belongs to data that is gone.
             # It must not come true by itself when the file grows again.
             self._forget_journal()
             return
-        self._durable, self._durable_from = parts, origins
+        self._durable = told_of
 
     def missing(self) -> list[Part]:
         """Make what was written durable; return the half-open ranges that are not here, ascending."""
@@ -117,13 +118,14 @@ class FileIncomplete:
                 self._verified = False
                 self._written = add(self._written, (offset, end))
                 self._note_source(source, (offset, end))
+                self._agreed = remove(self._agreed, (offset, end))
                 self._hash.follow(offset, data, written=self._written)
                 self._unsynced += len(data)
-                if (
-                    self._unsynced >= self._shop.sync_bytes
-                    or self._shop.clock.monotonic() >= self._synced_at + SYNC_SECONDS
-                ):
-                    self._sync_beside()
+                self._sync_in_time()
+
+    def _sync_in_time(self) -> None:
+        if self._unsynced >= self._shop.sync_bytes or self._shop.clock.monotonic() >= self._synced_at + SYNC_SECONDS:
+            self._sync_beside()
 
     def _note_source(self, source: str, part: Part) -> None:
         # Never changed in place: the journal may be writing the one before.
@@ -154,6 +156,17 @@ class FileIncomplete:
         with told("read a part of an LFS object"):
             return os.pread(self._fd, end - start, start)
 
+    def agree(self, start: int, end: int) -> None:
+        """Take note that bytes which are here came twice the same."""
+        with told("make a part of an LFS object durable"), self._guard:
+            self._agreed = add(self._agreed, (start, end))
+            self._sync_in_time()
+
+    def agreed(self) -> list[Part]:
+        """Return what came twice the same, as ascending half-open ranges."""
+        with self._guard:
+            return list(self._agreed)
+
     def restart(self) -> None:
         """Forget every part."""
         if self._here:
@@ -161,8 +174,8 @@ class FileIncomplete:
         with self._guard, told("start an LFS object anew"):
             self._rest()
             self._forget_journal()
-            self._durable, self._durable_from = [], {}
-            self._written, self._from = [], {}
+            self._durable = Told()
+            self._written, self._from, self._agreed = [], {}, []
             self._unsynced = 0
             self._verified = False
             self._hash.reset()
@@ -180,14 +193,18 @@ class FileIncomplete:
         self._unsynced = 0
         self._synced_at = self._shop.clock.monotonic()
         if self._syncs.idle():  # a slow disk gets fewer, larger syncs instead of a queue
-            parts, origins = self._written, self._from
-            self._syncs.put(lambda: self._save(parts, origins))
+            now = self._now
+            self._syncs.put(lambda: self._save(now))
+
+    @property
+    def _now(self) -> Told:
+        return Told(self._written, self._from, self._agreed)
 
     def _settle(self) -> None:
         with told("make a part of an LFS object durable"):
             self._rest()
-            if (self._durable, self._durable_from) != (self._written, self._from):
-                self._save(self._written, self._from)
+            if self._durable != self._now:
+                self._save(self._now)
         self._unsynced = 0
         self._synced_at = self._shop.clock.monotonic()
 
@@ -195,14 +212,15 @@ class FileIncomplete:
         if self._syncs is not None:
             self._syncs.rest()
         if self._lost:
-            self._written, self._from = self._durable, self._durable_from
+            self._written, self._from = self._durable.parts, self._durable.origins
+            self._agreed = self._durable.agreed
             self._hash.spoil()
             self._lost = False
 
-    def _save(self, parts: list[Part], origins: dict[str, list[Part]]) -> None:
+    def _save(self, now: Told) -> None:
         self.sync()
-        journal.save(self._journal, self.pointer, parts, origins)
-        self._durable, self._durable_from = parts, origins
+        journal.save(self._journal, self.pointer, now.parts, now.origins, now.agreed)
+        self._durable = now
 
     def sync(self) -> None:
         """Make the bytes durable; what was not durable before is lost when that fails."""
@@ -283,7 +301,7 @@ class FileIncomplete:
             self._hash.close()
             if not self._here:
                 self._settle()
-            if self._here or not self._durable:
+            if self._here or not self._durable.parts:
                 with told("tidy up after an LFS object"):
                     self._tidy()
         finally:

@@ -40,6 +40,15 @@ class Incomplete(Protocol):
     def read(self, start: int, end: int) -> bytes:
         """Return bytes that are here; shorter where the disk has lost some."""
 
+    def agree(self, start: int, end: int) -> None:
+        """Take note that bytes which are here came twice the same.
+
+        Durable as they are themselves, until they are written again or all is forgotten.
+        """
+
+    def agreed(self) -> list[tuple[int, int]]:
+        """Return what came twice the same, as ascending half-open ranges."""
+
     def restart(self) -> None:
         """Forget every part."""
 

@@ -25,6 +25,7 @@ class MemoryIncomplete:
         # Space is made for what arrives, not for what a pointer claims.
         self._data, self._parts = store.parts.get(pointer.oid, (bytearray(), []))
         self._from = store.sources.setdefault(pointer.oid, {})
+        self._agreed = store.agreed.get(pointer.oid, [])
         self._guard = threading.Lock()
         if store.sizes_tried.setdefault(pointer.oid, pointer.size) != pointer.size:
             self.restart()
@@ -49,6 +50,7 @@ class MemoryIncomplete:
                 self._data.extend(bytes(end - len(self._data)))
             self._data[offset:end] = data
             self._parts = add(self._parts, (offset, end))
+            self._note_agreed(remove(self._agreed, (offset, end)))
             for name in self._from:
                 self._from[name] = remove(self._from[name], (offset, end))
             if source:
@@ -67,8 +69,19 @@ class MemoryIncomplete:
         with self._guard:
             return bytes(self._data[start:end])
 
+    def agree(self, start: int, end: int) -> None:
+        with self._guard:
+            self._note_agreed(add(self._agreed, (start, end)))
+
+    def agreed(self) -> list[Part]:
+        return list(self._agreed)
+
+    def _note_agreed(self, parts: list[Part]) -> None:
+        self._agreed = self._store.agreed[self.pointer.oid] = parts
+
     def restart(self) -> None:
         with self._guard:
+            self._note_agreed([])
             self._data, self._parts = bytearray(), []
             self._from = self._store.sources[self.pointer.oid] = {}
             self._store.parts.pop(self.pointer.oid, None)
@@ -96,6 +109,7 @@ class MemoryIncomplete:
             self._store.written.pop(self.pointer.oid, None)
             self._store.sizes_tried.pop(self.pointer.oid, None)
             self._store.sources.pop(self.pointer.oid, None)
+            self._store.agreed.pop(self.pointer.oid, None)
 
 
 class MemoryObjectStore:
@@ -112,6 +126,7 @@ class MemoryObjectStore:
         self.quarantined: dict[LfsOid, bytes] = {}
         self.parts: dict[LfsOid, tuple[bytearray, list[Part]]] = {}
         self.sources: dict[LfsOid, dict[str, list[Part]]] = {}
+        self.agreed: dict[LfsOid, list[Part]] = {}
         self.written: dict[LfsOid, float] = {}
         self.sizes_tried: dict[LfsOid, int] = {}
         self._held: set[LfsOid] = set()

@@ -202,6 +202,26 @@ class ObjectStoreContract:
                 (2000, 3000, "near.example"),
             ]
 
+    def test_what_came_twice_the_same_is_told_and_kept_until_it_is_written_again(self, objects):
+        pointer = pointer_to(DATA)
+        with objects.incomplete(pointer) as incomplete:
+            assert incomplete.agreed() == []
+            incomplete.write(0, DATA, source="up.example")
+            incomplete.agree(0, 1000)
+            incomplete.agree(1000, 2000)
+            incomplete.agree(5000, 6000)
+        with objects.incomplete(pointer) as incomplete:
+            assert incomplete.agreed() == [(0, 2000), (5000, 6000)]
+            incomplete.write(1500, DATA[1500:1600], source="up.example")
+            assert incomplete.agreed() == [(0, 1500), (1600, 2000), (5000, 6000)]
+        with objects.incomplete(pointer) as incomplete:
+            assert incomplete.agreed() == [(0, 1500), (1600, 2000), (5000, 6000)]
+            incomplete.restart()
+            assert incomplete.agreed() == []
+        with objects.incomplete(pointer) as incomplete:
+            incomplete.write(0, DATA)
+            assert incomplete.agreed() == []
+
     def test_what_is_here_can_be_read_and_replaced(self, objects):
         pointer = pointer_to(DATA)
         wrong = DATA[:4000] + bytes(100) + DATA[4100:]

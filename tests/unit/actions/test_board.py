@@ -11,7 +11,7 @@ from mirror_sync.actions.board import SILENT_SECONDS, Board, Hand, Rules
 from mirror_sync.actions.bring import Bringer
 from mirror_sync.actions.budget import Budget
 from mirror_sync.actions.course import Course
-from mirror_sync.actions.wanted import Brought, Dispute, Doubt, End, State
+from mirror_sync.actions.wanted import Brought, Doubt, End, State
 from mirror_sync.domain.names import MirrorName
 from mirror_sync.errors import StorageFull, UpstreamUnavailable
 from mirror_sync.ports import LfsAction, LfsAnswer
@@ -71,29 +71,27 @@ def test_nobody_writes_to_an_object_that_has_ended(scene):
     assert scene.board.claim(other, 1000) == 0, "its file may be closed by now, and the descriptor be another's"
 
 
-def test_an_object_that_has_ended_stays_held_while_a_dispute_is_decided(scene):
+def test_an_object_that_has_ended_stays_held_while_an_answer_is_compared(scene):
     leg = scene.leg()
-    scene.wanted.doubt = Doubt(round=1)
-    scene.board.disputed(leg, Dispute(0, 10))
+    scene.wanted.doubt = Doubt()
+    assert scene.board.claim(leg, 1000) == 1000
     scene.board.end(scene.wanted, Brought(End.FAILED, "MS-S500", "the disk is full"))
     assert not scene.board.over(scene.wanted)
-    scene.board.settled(leg, leg.disputes[0])
+    scene.board.wrote(leg)
     assert scene.board.over(scene.wanted)
 
 
-def test_a_silent_connection_with_an_open_dispute_keeps_the_object_from_being_checked(scene):
+def test_what_a_silent_connection_compares_still_keeps_the_object_from_being_checked(scene):
     victim = scene.leg()
-    scene.wanted.doubt = Doubt(round=1)
+    scene.wanted.doubt = Doubt()
     scene.wanted.gaps = []
     assert scene.board.claim(victim, 1000) == 1000
-    scene.board.wrote(victim)
-    scene.board.disputed(victim, Dispute(0, 10))
     scene.clock.advance(100 * SILENT_SECONDS)
     thief = scene.board.next(Hand(place=scene.hand.place))
     assert (thief.start, thief.end) == (1000, victim.asked_end)
     assert scene.board.claim(thief, thief.left) > 0
     scene.board.wrote(thief)
-    assert not scene.board.read(thief), "what is disputed may be written again"
-    scene.board.settled(victim, victim.disputes[0])
+    assert not scene.board.read(thief), "what is compared may be written again"
+    scene.board.wrote(victim)
     assert scene.board.failed(victim, UpstreamUnavailable("the connection broke"))
     assert scene.wanted.state is State.CHECKING

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import threading
 from collections import deque
@@ -456,13 +457,15 @@ def test_what_upstream_says_twice_is_what_it_has(scene):
     assert pointer.oid not in scene.objects.parts
 
 
-def test_a_small_object_that_is_wrong_in_another_way_each_time_is_given_up(scene):
+def test_an_object_that_is_wrong_in_another_way_each_time_is_given_up(scene):
     pointer = scene.upstream.put(BIG)
-    answers = iter([flipped(BIG, place) for place in range(9)])
-    lie(scene.upstream, lambda data: next(answers))
+    answers = itertools.count(100)
+    lie(scene.upstream, lambda data: random.Random(next(answers)).randbytes(len(data)))
     report = scene.run(pointer)
     assert report.failed[pointer.oid][0] == "MS-L422"
+    assert "other ones each time" in report.failed[pointer.oid][1]
     assert len(scene.asked(pointer)) == 3
+    assert pointer.oid not in scene.objects.parts
 
 
 def lie(upstream, change):
@@ -496,8 +499,8 @@ def test_a_flipped_bit_is_found_by_fetching_parts_again(scene):
     lie(scene.upstream, lambda data: next(first) if len(scene.upstream.opened) == 2 else data)
     report = scene.run(pointer)
     scene.whole(report, pointer)
-    assert len(scene.asked(pointer)) == 5 + 3 + 1, "up to the part that was wrong, and a third answer about one piece"
-    assert scene.asked(pointer)[-1] == (400 * KIB, 500 * KIB)
+    assert len(scene.asked(pointer)) == 5 + 3 + 1, "up to the part that was wrong, and a third answer about 4 KiB"
+    assert scene.asked(pointer)[-1] == (448 * KIB, 452 * KIB)
 
 
 @pytest.mark.usefixtures("in_parts")
@@ -506,6 +509,51 @@ def test_a_link_that_flips_a_bit_in_every_answer_still_brings_the_object(scene):
     chance = random.Random(5)
     lie(scene.upstream, lambda data: flipped(data, chance.randrange(len(data))))
     scene.whole(scene.run(pointer), pointer)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_many_flipped_bits_cost_one_more_answer_and_the_blocks_they_are_in(scene):
+    pointer = scene.upstream.put(BIG)
+    chance, width = random.Random(7), 20 * KIB
+    lie(
+        scene.upstream, lambda data: flipped(data, *(at + chance.randrange(width) for at in range(0, len(data), width)))
+    )
+    scene.whole(scene.run(pointer), pointer)
+    flips = 2 * len(BIG) // width
+    assert scene.upstream.sent <= 2 * len(BIG) + 3 * flips * 4 * KIB + 7 * 100 * KIB
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_a_large_object_that_is_wrong_in_another_way_each_time_is_given_up_soon(scene):
+    pointer = scene.upstream.put(BIG)
+    answers = itertools.count(100)
+    lie(scene.upstream, lambda data: random.Random(next(answers)).randbytes(len(data)))
+    assert scene.run(pointer).failed[pointer.oid][0] == "MS-L422"
+    assert scene.upstream.sent <= 3.5 * len(BIG)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_of_three_answers_two_decide(scene):
+    pointer = scene.upstream.put(BIG)
+    wrong = {0: 100, 4: 900 * KIB, 8: 450 * KIB}
+    answers = itertools.count()
+    lie(scene.upstream, lambda data: flipped(data, wrong[at]) if (at := next(answers)) in wrong else data)
+    scene.whole(scene.run(pointer), pointer)
+    assert scene.asked(pointer).count((448 * KIB, 452 * KIB)) == 1
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_what_came_twice_the_same_is_not_asked_for_again_after_a_stop(scene):
+    pointer = scene.upstream.put(BIG)
+    lie(scene.upstream, lambda data: flipped(data, 900 * KIB) if len(scene.upstream.opened) < 6 else data)
+    scene.upstream.faults[pointer.oid].extend([Fault()] * 8 + [Fault(before_piece=lambda _: scene.stop.set())])
+    assert isinstance(scene.run(pointer).error, Interrupted)
+    assert not scene.objects.has(pointer)
+    scene.stop.clear()
+    asked = len(scene.asked(pointer))
+    scene.whole(scene.run(pointer), pointer)
+    again = scene.asked(pointer)[asked:]
+    assert min(start for start, _ in again) >= 500 * KIB
 
 
 @pytest.mark.usefixtures("in_parts")
@@ -646,6 +694,19 @@ def test_a_place_that_lies_is_found_out_reported_and_left(scene):
     ]
     assert scene.upstream.sent == len(BIG), "only what the other place had brought was asked for again"
     assert later.oid not in report.arrived
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_a_place_is_not_blamed_for_bits_that_flip_on_the_way_from_the_upstream(scene):
+    pointer = scene.upstream.put(BIG)
+    place = nearer(scene)
+    chance, width = random.Random(5), 100 * KIB
+    lie(
+        scene.upstream, lambda data: flipped(data, *(at + chance.randrange(width) for at in range(0, len(data), width)))
+    )
+    scene.whole(scene.run(pointer, connections=1), pointer)
+    assert place.sent > 100 * KIB
+    assert scene.telemetry.named("lfs_source_lied") == []
 
 
 def test_a_small_lie_is_found_out_too(scene):

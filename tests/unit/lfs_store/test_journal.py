@@ -14,23 +14,25 @@ from mirror_sync.lfs_store import journal
 POINTER = Pointer(LfsOid("ab" * 32), 1000)
 PARTS = [(0, 10), (500, 1000)]
 FROM = {"one.example": [(0, 10)], "two.example": [(500, 1000)]}
-NOTHING = ([], {})
+AGREED = [(2, 9)]
+NOTHING = journal.Told()
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000))))
 def test_what_is_written_is_read(ranges):
     parts = merge(ranges)
     sent = {"one.example": parts[::2], "two.example": parts[1::2]}
-    found, origins = journal.decode(journal.encode(POINTER, parts, sent), POINTER)
-    assert found == parts
-    assert origins == {source: ranges for source, ranges in sent.items() if ranges}
+    found = journal.decode(journal.encode(POINTER, parts, sent, parts[::3]), POINTER)
+    assert found.parts == parts
+    assert found.origins == {source: ranges for source, ranges in sent.items() if ranges}
+    assert found.agreed == parts[::3]
 
 
 @given(st.integers(0, 200), st.integers(1, 255))
 def test_a_changed_byte_means_no_parts_or_the_same(place, change):
-    data = bytearray(journal.encode(POINTER, PARTS, FROM))
+    data = bytearray(journal.encode(POINTER, PARTS, FROM, AGREED))
     data[place % len(data)] ^= change
-    assert journal.decode(bytes(data), POINTER) in (NOTHING, (PARTS, FROM))
+    assert journal.decode(bytes(data), POINTER) in (NOTHING, journal.Told(PARTS, FROM, AGREED))
 
 
 @given(st.binary(max_size=300))
@@ -46,13 +48,13 @@ def test_what_is_no_journal_means_no_parts(data):
 
 
 def test_a_cut_journal_means_no_parts():
-    data = journal.encode(POINTER, PARTS, FROM)
+    data = journal.encode(POINTER, PARTS, FROM, AGREED)
     assert all(journal.decode(data[:length], POINTER) == NOTHING for length in range(len(data) - 1))
 
 
 @pytest.mark.parametrize("other", [Pointer(POINTER.oid, 999), Pointer(LfsOid("cd" * 32), 1000)])
 def test_another_objects_journal_means_no_parts(other):
-    assert journal.decode(journal.encode(POINTER, PARTS, FROM), other) == NOTHING
+    assert journal.decode(journal.encode(POINTER, PARTS, FROM, AGREED), other) == NOTHING
 
 
 def test_parts_that_no_object_has_mean_no_parts():
@@ -65,7 +67,7 @@ def test_parts_that_no_object_has_mean_no_parts():
 def test_a_journal_of_the_format_before_still_tells_of_its_parts():
     body = {"format": 1, "oid": POINTER.oid, "size": POINTER.size, "parts": PARTS}
     body["sum"] = journal._sum(body)
-    assert journal.decode(json.dumps(body).encode(), POINTER) == (PARTS, {})
+    assert journal.decode(json.dumps(body).encode(), POINTER) == journal.Told(PARTS)
 
 
 def test_no_file_means_no_parts(tmp_path):
