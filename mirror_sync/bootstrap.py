@@ -98,7 +98,12 @@ class App:
         from mirror_sync.repos import Repositories
 
         storage = self.settings.storage
-        return Repositories(storage.git_dir, clock=self.clock, reserve_bytes=storage.reserve_bytes)
+        return Repositories(
+            storage.git_dir,
+            clock=self.clock,
+            reserve_bytes=storage.reserve_bytes,
+            child_memory=self.settings.git.max_memory_bytes,
+        )
 
     @cached_property
     def serving(self) -> Serving:

@@ -17,6 +17,7 @@
     ├── UpstreamInvalid           the clock  the answer is not what the protocol says
     ├── AddressRefused            operator   the address or URL is not allowed
     ├── GitFailed                 the clock  a git child exited badly
+    ├── GitOutOfMemory            operator   a git child wants more memory than it may take
     ├── RepositoryDamaged         operator   stop publishing, keep serving if safe
     ├── PublishConflict           nobody     observe again at once
     ├── ObjectMissingUpstream     policy     hold or publish
@@ -187,6 +188,16 @@ class GitFailed(MirrorSyncError):
         self.status = status
         self.stderr = stderr
         super().__init__(message or f"git {argv[0] if argv else ''} exited with {status}", why=stderr[-400:], code=code)
+
+
+class GitOutOfMemory(MirrorSyncError):
+    """A git command wants more memory than it may take.
+
+    No :class:`GitFailed`: it says nothing about the bytes that git was given, and
+    trying again brings nothing.
+    """
+
+    code = "MS-G507"
 
 
 class RepositoryDamaged(MirrorSyncError):

@@ -56,6 +56,7 @@ class Maker:
                 keep_forced=tree.git.keep_forced,
                 relaxed=tree.git.relaxed,
                 max_pack_bytes=tree.git.max_pack,
+                max_memory_bytes=tree.git.max_memory,
             ),
             lfs=values.LfsSettings(
                 tree.lfs.enabled,

@@ -23,6 +23,7 @@ _FSCK_ID = re.compile(r"[A-Za-z][A-Za-z0-9]+\Z")
 _CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 _HOST_KEY = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?)(?::[0-9]{1,5})?\Z")
 MAX_THREADS = 1024
+LEAST_MEMORY = 256 << 20
 
 
 def _duration(unit: str, *, zero: bool = False, optional: bool = False) -> Callable[[object], float | None]:
@@ -108,6 +109,18 @@ def _reserve(value: object) -> int | None:
     if value in (None, "auto"):
         return None
     return 0 if value == "none" else parse_size(value, unit="GiB")
+
+
+def _memory(value: object) -> int | None:
+    """Read a bound of memory: ``None`` is worked out from the machine, 0 is no bound."""
+    if value in (None, "auto"):
+        return None
+    if value == "none":
+        return 0
+    size = parse_size(value, unit="GiB")
+    if size < LEAST_MEMORY:
+        raise Unfit('must be at least "256MiB", which git needs for ordinary repositories; "none" means no limit')
+    return size
 
 
 def _whole(value: object) -> int:
@@ -299,6 +312,7 @@ HoursOrNone = Annotated[float | None, BeforeValidator(_duration("h", optional=Tr
 Size = Annotated[int, BeforeValidator(_size)]
 Limit = Annotated[int | None, BeforeValidator(_limit)]
 Reserve = Annotated[int | None, BeforeValidator(_reserve)]
+Memory = Annotated[int | None, BeforeValidator(_memory)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Rate = Annotated[float | None, BeforeValidator(parse_rate)]
 DayHours = Annotated[tuple[budget.Hours, ...], NoDecode, BeforeValidator(_hours)]
@@ -411,6 +425,11 @@ class Git(_Section):
     keep_forced: Days = _key("90d", "How long the old tips of forced and deleted refs are kept.")
     relaxed: FsckIds = _key([], "Further fsck message ids that are let pass in every mirror.")
     max_pack: Limit = _key("none", "Largest pack that is taken from upstream in one fetch.")
+    max_memory: Memory = _key(
+        "auto",
+        'Most memory that one git command takes; "auto": half of the machine\'s, at least 1 GiB.',
+        restart=True,
+    )
 
 
 class Lfs(_Section):

@@ -95,6 +95,8 @@ class GitSettings:
     relaxed: tuple[str, ...] = ()
     """Further fsck message ids that are let pass, beyond the benign ones."""
     max_pack_bytes: int | None = None
+    max_memory_bytes: int | None = None
+    """``None``: half of the machine's; 0: no bound."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import IO, BinaryIO, Final, Self, cast
 
+from mirror_sync.domain.figures import size_text
 from mirror_sync.domain.names import printable
-from mirror_sync.errors import GitFailed, Interrupted, StorageFull
+from mirror_sync.errors import GitFailed, GitOutOfMemory, Interrupted, StorageFull
 
 STDERR_LIMIT: Final = 64 * 1024
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 _CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]")
-_FULL = (b"No space left on device", b"Disk quota exceeded", b"File too large")
+_FULL = re.compile(rb"No space left on device|Disk quota exceeded|File too large")
+_NO_MEMORY = re.compile(rb"^(?:fatal|error): .*(?:[Oo]ut of memory|Cannot allocate memory).*", re.MULTILINE)
+_OF_UPSTREAM = re.compile(rb"^(?:remote: |fatal: remote error|fatal: invalid ).*$", re.MULTILINE)
+"""What upstream says, which stock git repeats: it tells nothing of this machine."""
 _CHUNK = 256 * 1024
 _NEVER_SECONDS = 3600.0
 
@@ -38,9 +42,16 @@ class Child:
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], args: Sequence[str], *, deadline: float, ok: Sequence[int]
+        self,
+        process: subprocess.Popen[bytes],
+        args: Sequence[str],
+        *,
+        deadline: float,
+        ok: Sequence[int],
+        memory_bytes: int = 0,
     ) -> None:
         self._process = process
+        self._memory_bytes = memory_bytes
         self._ok = ok
         self.args = tuple(args)
         self.errors = _Tail(STDERR_LIMIT)
@@ -116,13 +127,32 @@ class Child:
         self.stderr.close()
         return status
 
-    def failure(self, status: int) -> GitFailed | StorageFull:
+    def failure(self, status: int) -> GitFailed | StorageFull | GitOutOfMemory:
         """Return the error that an exit with ``status`` means."""
         text = self.errors.data()
-        if any(full in text for full in _FULL):
+        own = _OF_UPSTREAM.sub(b"", text)
+        if _FULL.search(own):
             return StorageFull("git could not write: no space is left", why=clean(text)[-400:])
+        if said := _NO_MEMORY.search(own):
+            return self._out_of_memory(clean(said[0]))
         message = f"git {self.args[0]} ran longer than {self._deadline:.0f} s" if self.timed_out else ""
+        if status == -signal.SIGKILL and not self._killed:
+            message = f"git {self.args[0]} was killed, most often because the machine has no memory left"
         return GitFailed(message, argv=redact(self.args), status=status, stderr=clean(text))
+
+    def _out_of_memory(self, said: str) -> GitOutOfMemory:
+        if not self._memory_bytes:
+            return GitOutOfMemory(
+                f"git {self.args[0]} got no more memory",
+                why=said,
+                remedy="look at what takes the machine's memory, and at the limits of the service",
+            )
+        return GitOutOfMemory(
+            f"git {self.args[0]} needs more memory than a git command may take",
+            why=f"git.max_memory allows {size_text(self._memory_bytes)}; {said}",
+            remedy="raise git.max_memory if this repository is really meant to be mirrored; "
+            "clients keep the refs published before",
+        )
 
     def __enter__(self) -> Self:
         return self

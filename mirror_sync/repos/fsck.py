@@ -168,7 +168,7 @@ def _check_thoroughly(git: Git, pack: Path, *, object_format: ObjectFormat, scra
     packs = scratch / "objects" / "pack"
     for ending in (".pack", ".idx"):
         (packs / (pack.name + ending)).hardlink_to(pack.with_name(pack.name + ending))
-    own = Git(scratch)
+    own = git.elsewhere(scratch)
     found = _fsck(own)
     absent = [oid for oid, ids in found.faults.items() if any(name.endswith("Missing") for name in ids)]
     if absent:

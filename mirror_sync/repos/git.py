@@ -67,11 +67,15 @@ BASE_CONFIG: Final[Mapping[str, str]] = {
     "credential.helper": "",
     "gc.auto": "0",
     "maintenance.auto": "false",
+    "pack.threads": str(min(4, os.cpu_count() or 1)),
     "pack.windowMemory": "256m",
     "protocol.allow": "never",
     "transfer.bundleURI": "false",
 }
-"""Settings of every child, given by environment: a command line is world-readable."""
+"""Settings of every child, given by environment: a command line is world-readable.
+
+Few threads, since each has caches of its own.
+"""
 
 _LOADER_PREFIX = "LD_"
 
@@ -90,7 +94,9 @@ class Git:
     """Git at work in one repository directory (a bare repository, given as ``GIT_DIR``).
 
     ``descriptors`` names file descriptors every child inherits (the mirror's lock).
-    ``config`` and ``environment`` are added to what every child gets.
+    ``config`` and ``environment`` are added to what every child gets.  ``memory_bytes``
+    bounds what each child, and each of its own children, may allocate; 0 is no bound.
+    Packs that git maps do not count: the kernel takes them back.
     """
 
     def __init__(
@@ -100,11 +106,17 @@ class Git:
         descriptors: Callable[[], tuple[int, ...]] = no_descriptors,
         config: Config | None = None,
         environment: Mapping[str, str] | None = None,
+        memory_bytes: int = 0,
     ) -> None:
         self.directory = directory
         self._descriptors = descriptors
+        self._memory_bytes = memory_bytes
         self._config = [*BASE_CONFIG.items(), *_pairs(config)]
         self._environment = {**_BASE_ENVIRONMENT, "GIT_DIR": str(directory), **(environment or {})}
+
+    def elsewhere(self, directory: Path) -> Git:
+        """Return git in another directory, with the same descriptors and bound and nothing else added."""
+        return Git(directory, descriptors=self._descriptors, memory_bytes=self._memory_bytes)
 
     def run(
         self,
@@ -124,7 +136,8 @@ class Git:
 
         ``stdin`` is bytes, an open file or descriptor, or nothing.  An exit status not
         in ``ok`` raises :class:`GitFailed` (or :class:`StorageFull` when git met a full
-        disk); after ``timeout`` seconds the group is killed.  ``stop`` kills the child
+        disk, :class:`GitOutOfMemory` when it got no more memory); after ``timeout``
+        seconds the group is killed.  ``stop`` kills the child
         and raises :class:`Interrupted`.  ``on_error_line`` gets every whole line of
         stderr.  ``tick`` is called about four times a second and raises to kill the
         child.  ``file_limit`` bounds, in bytes, each file the child writes.
@@ -208,8 +221,8 @@ class Git:
         popen = cast("subprocess.Popen[bytes]", process.proc)
         # From here on the child is ours: the wrapper's own finaliser must not touch it.
         process.proc = None
-        _limit(popen.pid, file_limit)
-        return Child(popen, args, deadline=timeout, ok=ok)
+        _limit(popen.pid, file_limit=file_limit, memory_bytes=self._memory_bytes)
+        return Child(popen, args, deadline=timeout, ok=ok, memory_bytes=self._memory_bytes)
 
 
 def config_of_variables(variables: Mapping[str, str]) -> tuple[list[tuple[str, str]], dict[str, str]]:
@@ -249,12 +262,25 @@ def _config_variables(config: Sequence[tuple[str, str]]) -> dict[str, str]:
     return variables
 
 
-def _limit(pid: int, file_limit: int | None) -> None:
+def _limit(pid: int, *, file_limit: int | None, memory_bytes: int) -> None:
     """Bound a child from outside: setting limits between fork and exec would forbid the fast way to start it."""
-    with contextlib.suppress(ProcessLookupError):
-        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
-        if file_limit is not None:
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    limits = {resource.RLIMIT_CORE: 0}
+    if file_limit is not None:
+        limits[resource.RLIMIT_FSIZE] = file_limit
+    if memory_bytes:
+        # Not the address space: git maps whole packs, which are as large as the repository.
+        limits[resource.RLIMIT_DATA] = memory_bytes
+    todo = [pid]
+    while todo:
+        one = todo.pop()
+        with contextlib.suppress(ProcessLookupError):
+            for kind, most in limits.items():
+                _, hard = resource.getrlimit(kind)
+                bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+                resource.prlimit(one, kind, (bound, bound))
+        # What it started before this took effect; whatever it starts from now on is bounded as it is.
+        with contextlib.suppress(OSError):
+            todo += map(int, Path(f"/proc/{one}/task/{one}/children").read_bytes().split())
 
 
 def _spooled(data: bytes) -> int:

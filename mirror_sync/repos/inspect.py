@@ -156,7 +156,7 @@ class Inspector:
         return sorted(border) if border <= roots else sorted(roots)
 
     def _in_store(self, oids: Collection[GitOid]) -> bool:
-        return bool(oids) and bool(queries.types(Git(self._layout.store), sorted(oids)))
+        return bool(oids) and bool(queries.types(self._git.elsewhere(self._layout.store), sorted(oids)))
 
     def _absent(self, tips: Collection[GitOid]) -> set[GitOid]:
         return set(tips) - queries.types(self._git, tips).keys()

@@ -22,6 +22,7 @@ from mirror_sync.repos.inspect import Inspector
 from mirror_sync.repos.journal import GRAPH
 from mirror_sync.repos.layout import Layout, layout_of
 from mirror_sync.repos.lock import MirrorLock
+from mirror_sync.repos.memory import child_memory_bytes
 from mirror_sync.repos.stage import Stage
 from mirror_sync.repos.store import Store, read_object_format
 from mirror_sync.repos.views import Views
@@ -33,13 +34,15 @@ class Repository:
     One object serves one thread at a time; others open their own.
     """
 
-    def __init__(self, layout: Layout, *, top: Path, clock: Clock, reserve_bytes: int | None) -> None:
+    def __init__(
+        self, layout: Layout, *, top: Path, clock: Clock, reserve_bytes: int | None, child_memory: int
+    ) -> None:
         self.layout = layout
         self._top = top
         self._clock = clock
         self._lock = MirrorLock(layout.lock)
-        self._git = Git(layout.store, descriptors=self._lock.descriptors)
-        self._stage_git = Git(layout.stage, descriptors=self._lock.descriptors)
+        self._git = Git(layout.store, descriptors=self._lock.descriptors, memory_bytes=child_memory)
+        self._stage_git = self._git.elsewhere(layout.stage)
         self._store = Store(layout)
         space = Space(layout.root, reserve_bytes)
         self._stage = Stage(layout, self._stage_git, space=space)
@@ -48,7 +51,7 @@ class Repository:
             layout,
             stage=self._stage,
             stage_git=self._stage_git,
-            graph_git=Git(layout.fill / GRAPH, descriptors=self._lock.descriptors),
+            graph_git=self._git.elsewhere(layout.fill / GRAPH),
             space=space,
             guard=self._changing,
         )
@@ -265,18 +268,28 @@ class Repositories:
     """Implements :class:`mirror_sync.ports.GitRepositories` below one directory.
 
     ``reserve_bytes`` stay free while bytes arrive; ``None`` means the smaller of
-    100 GiB and 5 % of the file system.
+    100 GiB and 5 % of the file system.  ``child_memory`` bounds, in bytes, what each git
+    child may allocate; ``None`` means half of the machine's memory, 0 no bound.
     """
 
-    def __init__(self, git_dir: Path, *, clock: Clock, reserve_bytes: int | None = None) -> None:
+    def __init__(
+        self, git_dir: Path, *, clock: Clock, reserve_bytes: int | None = None, child_memory: int | None = None
+    ) -> None:
         self._git_dir = git_dir
         self._clock = clock
         self._reserve_bytes = reserve_bytes
+        self._child_memory = child_memory_bytes(child_memory)
 
     def open(self, name: MirrorName) -> Repository:
         """Return the repository of this mirror, whether or not it exists yet."""
         layout = layout_of(self._git_dir, name)
-        return Repository(layout, top=self._git_dir, clock=self._clock, reserve_bytes=self._reserve_bytes)
+        return Repository(
+            layout,
+            top=self._git_dir,
+            clock=self._clock,
+            reserve_bytes=self._reserve_bytes,
+            child_memory=self._child_memory,
+        )
 
 
 def _remove_empty(directory: Path, *, top: Path) -> None:

@@ -167,7 +167,9 @@ class CloneDirectory:
         self._layout = Layout(self.work)
         self._clock = clock
         self._environment = environment
-        self._repository = Repository(self._layout, top=self.work, clock=clock, reserve_bytes=RESERVE_BYTES)
+        self._repository = Repository(
+            self._layout, top=self.work, clock=clock, reserve_bytes=RESERVE_BYTES, child_memory=0
+        )
         self._lock = MirrorLock(self.work / "clone.lock")
 
     @property

@@ -143,6 +143,10 @@ CODES: Mapping[str, Explanation] = {
         _n("The mirror's repository on disk is damaged."),
         _n("Check the disk; the mirror is served as far as that is safe and nothing new is published."),
     ),
+    "MS-G507": Explanation(
+        _n("A git command wants more memory than it may take."),
+        _n("Raise git.max_memory if a repository of this size is wanted."),
+    ),
     "MS-H001": Explanation(
         _n("Upstream deleted unusually many refs at once; the whole change waits."),
         _n("It passes after three equal observations, or release it by hand if it is meant."),
