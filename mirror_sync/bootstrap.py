@@ -110,7 +110,11 @@ class App:
         """The mirrors' repositories, for clients."""
         from mirror_sync.repos.serving import GitServing
 
-        return GitServing(self.settings.storage.git_dir, max_packs=self.settings.serve.max_packs)
+        return GitServing(
+            self.settings.storage.git_dir,
+            max_packs=self.settings.serve.max_packs,
+            child_memory=self.settings.git.max_memory_bytes,
+        )
 
     @cached_property
     def objects(self) -> ObjectStore:

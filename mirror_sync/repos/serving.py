@@ -20,6 +20,7 @@ from mirror_sync.domain.refs import NO_HEAD
 from mirror_sync.errors import RepositoryDamaged
 from mirror_sync.repos.git import Child, Git
 from mirror_sync.repos.layout import layout_of
+from mirror_sync.repos.memory import child_memory_bytes
 from mirror_sync.repos.ref_pages import ref_page
 from mirror_sync.repos.turns import Turn, Turns
 from mirror_sync.repos.views import held_view
@@ -46,11 +47,20 @@ class GitServing:
 
     Every request resolves the mirror's current view once and keeps to it, so it sees
     one snapshot.  ``max_packs`` children compute packs at once; further ones wait in line
-    up to ``wait_seconds``.
+    up to ``wait_seconds``.  ``child_memory`` bounds, in bytes, what each child may
+    allocate; ``None`` means half of the machine's memory, 0 no bound.
     """
 
-    def __init__(self, git_dir: Path, *, max_packs: int, wait_seconds: float = WAIT_SECONDS) -> None:
+    def __init__(
+        self,
+        git_dir: Path,
+        *,
+        max_packs: int,
+        wait_seconds: float = WAIT_SECONDS,
+        child_memory: int | None = None,
+    ) -> None:
         self._git_dir = git_dir
+        self._memory_bytes = child_memory_bytes(child_memory)
         self._turns = Turns(max_packs, wait_seconds=wait_seconds)
         self._capabilities: OrderedDict[bytes, bytes] = OrderedDict()
 
@@ -61,7 +71,7 @@ class GitServing:
         view's configuration; it is computed once for each.
         """
         protocol = _sound_protocol(protocol)
-        with _held(self._git_dir, name) as view:
+        with _held(self._git_dir, name, memory_bytes=self._memory_bytes) as view:
             if view is None:
                 return None
             if protocol != "version=2":
@@ -82,7 +92,7 @@ class GitServing:
         :class:`GitFailed` when git has no answer at all.
         """
         with contextlib.ExitStack() as stack:
-            view = stack.enter_context(_held(self._git_dir, name))
+            view = stack.enter_context(_held(self._git_dir, name, memory_bytes=self._memory_bytes))
             if view is None:
                 return None
             source = stack.enter_context(_as_file(request))
@@ -111,7 +121,7 @@ class GitServing:
         Only names that begin with ``prefix``.  Costs the same whatever the number of refs.
         Nothing is published: no name, no refs.
         """
-        with _held(self._git_dir, name) as view:
+        with _held(self._git_dir, name, memory_bytes=self._memory_bytes) as view:
             if view is None:
                 return NO_HEAD, []
             return view.head(), view.page(ref_bytes(after), limit, prefix=ref_bytes(prefix))
@@ -207,14 +217,20 @@ class PackStream(Iterator[bytes]):
 class _ServedView:
     """One view, held for one request."""
 
-    def __init__(self, directory: Path, descriptor: int) -> None:
+    def __init__(self, directory: Path, descriptor: int, *, memory_bytes: int) -> None:
         self.directory = directory
         self._descriptor = descriptor
+        self._memory_bytes = memory_bytes
 
     def git(self, protocol: str) -> Git:
         """Return git in this view; its children hold the view as long as they live."""
         environment = {"GIT_PROTOCOL": protocol} if protocol else {}
-        return Git(self.directory, descriptors=lambda: (self._descriptor,), environment=environment)
+        return Git(
+            self.directory,
+            descriptors=lambda: (self._descriptor,),
+            environment=environment,
+            memory_bytes=self._memory_bytes,
+        )
 
     def config(self) -> bytes:
         return os.pread(self._descriptor, 64 * 1024, 0)
@@ -230,7 +246,7 @@ class _ServedView:
 
 
 @contextlib.contextmanager
-def _held(git_dir: Path, name: MirrorName) -> Iterator[_ServedView | None]:
+def _held(git_dir: Path, name: MirrorName, *, memory_bytes: int) -> Iterator[_ServedView | None]:
     """Resolve the mirror's current view once and hold it; yields ``None`` when there is none."""
     layout = layout_of(git_dir, name)
     with contextlib.ExitStack() as stack:
@@ -240,7 +256,9 @@ def _held(git_dir: Path, name: MirrorName) -> Iterator[_ServedView | None]:
             if directory is None:
                 break
             try:
-                found = _ServedView(directory, stack.enter_context(held_view(directory)))
+                found = _ServedView(
+                    directory, stack.enter_context(held_view(directory)), memory_bytes=memory_bytes
+                )
                 break
             except FileNotFoundError as error:
                 # superseded and dropped between the two looks, or the mirror was just removed
