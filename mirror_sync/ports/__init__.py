@@ -6,6 +6,7 @@ may be called from any thread unless they say otherwise.
 """
 
 from mirror_sync.ports.cloning import CloneOrder, ClonePlace, CloneReport, Credential, Credentials, Draft, Standing
+from mirror_sync.ports.files import FileView, PublishedFiles, Revision
 from mirror_sync.ports.filling import BlobPart, Filling, Gap, Goal, Stretch, Taken
 from mirror_sync.ports.objects import Incomplete, ObjectStore
 from mirror_sync.ports.repository import (
@@ -43,6 +44,7 @@ __all__ = [
     "Credentials",
     "Draft",
     "FetchRequest",
+    "FileView",
     "Filling",
     "Gap",
     "GitAccess",
@@ -60,7 +62,9 @@ __all__ = [
     "ObjectStore",
     "Parallel",
     "PublishRequest",
+    "PublishedFiles",
     "Recovery",
+    "Revision",
     "Serving",
     "Standing",
     "StateStore",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,10 +53,37 @@ class ObjectReader:
                 for oid in batch:
                     yield _read_one(self._child.stdout, oid, limit=limit)
 
+    def info(self, names: Iterable[str]) -> Iterator[tuple[GitOid, str, int] | None]:
+        """Yield id, type and size of each object, in order; ``None`` for one that is not here.
+
+        A name is an id, perhaps with what to peel it to behind it.  Read to the end
+        before asking for more.
+        """
+        wanted = iter(names)
+        while batch := list(islice(wanted, BATCH)):
+            with self._asked(batch, verb=b"info"):
+                for _ in batch:
+                    line = self._child.stdout.readline()
+                    if not line:
+                        raise EOFError
+                    yield _header(line) if len(line.split()) == 3 else None
+
+    def sha256(self, oids: Iterable[GitOid]) -> Iterator[tuple[GitOid, str]]:
+        """Yield each object with the SHA-256 of its content, in order, however large it is.
+
+        Read to the end before asking for more.  Raises :class:`RepositoryDamaged` for
+        an object that is not here.
+        """
+        wanted = iter(oids)
+        while batch := list(islice(wanted, BATCH)):
+            with self._asked(batch):
+                for oid in batch:
+                    yield oid, _digest_one(self._child.stdout, oid)
+
     @contextlib.contextmanager
-    def _asked(self, batch: Sequence[GitOid]) -> Iterator[None]:
+    def _asked(self, batch: Sequence[str], *, verb: bytes = b"contents") -> Iterator[None]:
         """Write the requests, beside the reader when they might not fit the pipe, so that neither side waits for the other."""
-        data = b"".join(b"contents %s\n" % oid.encode() for oid in batch) + b"flush\n"
+        data = b"".join(b"%s %s\n" % (verb, name.encode()) for name in batch) + b"flush\n"
         if len(data) <= _PIPE_BYTES:
             self._write(data)
             yield
@@ -103,21 +131,44 @@ def read_contents(stream: IO[bytes], *, containing: re.Pattern[bytes]) -> Iterat
 
 
 def _read_one(stream: IO[bytes], oid: GitOid, *, limit: int) -> tuple[GitOid, str, bytes | None]:
+    kind, size = _begun(stream, oid)
+    if size <= limit:
+        return oid, kind, _body(stream, size)
+    for _ in _pieces(stream, size):
+        pass
+    return oid, kind, None
+
+
+def _digest_one(stream: IO[bytes], oid: GitOid) -> str:
+    _kind, size = _begun(stream, oid)
+    digest = hashlib.sha256()
+    for piece in _pieces(stream, size):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _begun(stream: IO[bytes], oid: GitOid) -> tuple[str, int]:
+    """Return type and size of the object whose content comes next."""
     header = stream.readline()
     if not header:
         raise EOFError
     found, kind, size = _header(header)
     if found != oid:
         raise GitFailed("cat-file answered out of order", argv=("cat-file",))
-    if size <= limit:
-        return oid, kind, _body(stream, size)
-    left = size + 1
+    return kind, size
+
+
+def _pieces(stream: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yield content of ``size`` bytes, and take the newline behind it."""
+    left = size
     while left:
         data = stream.read(min(left, _PIECE))
         if not data:
             raise EOFError
         left -= len(data)
-    return oid, kind, None
+        yield data
+    if stream.read(1) != b"\n":
+        raise EOFError
 
 
 def _header(line: bytes) -> tuple[GitOid, str, int]:
