@@ -18,6 +18,7 @@ from mirror_sync.actions.gate import publish_in_rounds
 from mirror_sync.actions.outcome import host_of, record, record_failure
 from mirror_sync.actions.publish import adopt_view, replay_intent
 from mirror_sync.actions.world import Policy, Run, World
+from mirror_sync.domain.figures import tips_text
 from mirror_sync.domain.names import GitOid, LfsOid, RefName, printable, ref_bytes
 from mirror_sync.domain.pointers import PointerBlob
 from mirror_sync.domain.refs import (
@@ -196,7 +197,7 @@ def fetch(run: Run, observation: Observation, updates: Sequence[RefUpdate]) -> N
     missing = repository.missing(wanted)
     if not missing and not filling.begun():
         return
-    with timed(run, Step.FETCH, f"{len(missing)} tips"):
+    with timed(run, Step.FETCH, tips_text(len(missing))):
         goal = Goal(
             observation.object_format,
             wanted,
@@ -319,7 +320,7 @@ def scan(run: Run, updates: Sequence[ClassifiedUpdate]) -> None:
     anew = selecting.is_changed(run)
     if not fresh and not anew:
         return
-    with timed(run, Step.SCAN, f"{len(fresh)} tips"):
+    with timed(run, Step.SCAN, tips_text(len(fresh))):
         if anew:
             selecting.begin(run)
         left_out = selecting.reason_for_new(run)

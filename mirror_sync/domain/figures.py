@@ -17,6 +17,11 @@ def refs_text(count: int) -> str:
     return "1 ref" if count == 1 else f"{count:,} refs"
 
 
+def tips_text(count: int) -> str:
+    """Return a number of tips as people say it."""
+    return "1 tip" if count == 1 else f"{count:,} tips"
+
+
 def objects_text(count: int) -> str:
     """Return a number of LFS objects as people say it."""
     return "1 LFS object" if count == 1 else f"{count:,} LFS objects"

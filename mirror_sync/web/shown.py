@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 from flask import Flask
-from flask_babel import gettext
+from flask_babel import gettext, ngettext
 from jinja2 import pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
@@ -19,6 +20,9 @@ from mirror_sync.domain.names import printable, ref_bytes
 from mirror_sync.web.backend import backend
 from mirror_sync.web.language import LANGUAGES, current_language
 from mirror_sync.web.words import ACTIVITY, CODES, HEALTH, OUTCOME, WAYS, WORDS, Sign
+
+_DETAIL = re.compile(r"(?P<count>[0-9,]+) (?P<noun>tip|ref|LFS object)s?(?P<rest>(?:, [0-9.]+ [KMGT]?i?B)?)\Z")
+"""What the steps of a run say of themselves, put together by ``domain/figures.py``."""
 
 
 def moment(value: str | float | None) -> float | None:
@@ -72,6 +76,20 @@ def sign(which: str, kind: str) -> Markup:
 def word(text: str) -> str:
     """Return one of our words in the visitor's language."""
     return gettext(WORDS[text]) if text in WORDS else text
+
+
+def detail(text: str) -> str:
+    """Return what a step is about, such as ``2 LFS objects, 30.0 MiB``, in the visitor's language."""
+    found = _DETAIL.match(text)
+    if found is None:
+        return text
+    number = int(found["count"].replace(",", ""))
+    counted = {
+        "tip": ngettext("%(count)s tip", "%(count)s tips", number, count=found["count"]),
+        "ref": ngettext("%(count)s ref", "%(count)s refs", number, count=found["count"]),
+        "LFS object": ngettext("%(count)s LFS object", "%(count)s LFS objects", number, count=found["count"]),
+    }[found["noun"]]
+    return f"{counted}{found['rest']}"
 
 
 def way(name: str) -> Markup:
@@ -141,7 +159,7 @@ def install_filters(app: Flask) -> None:
     filters: dict[str, Callable[..., object]] = {
         "when": when, "span": span, "size": size_text, "sign": sign, "word": word, "sentence": sentence,
         "code_title": code_title, "code_link": code_link, "mirror_url": mirror_url, "ref_query": ref_query,
-        "short": short, "printable": printable, "way": way,
+        "short": short, "printable": printable, "way": way, "detail": detail,
     }  # fmt: skip
     app.jinja_env.filters.update({name: _each_time(filter_) for name, filter_ in filters.items()})
     app.context_processor(_context)

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from flask.testing import FlaskClient
 
+from mirror_sync.domain.figures import objects_text, refs_text, size_text, tips_text
 from mirror_sync.domain.names import MirrorName
 from mirror_sync.domain.runs import Step
 from mirror_sync.web import create_app
@@ -268,13 +269,31 @@ def test_a_step_tells_its_detail_until_progress_tells_it_in_the_language_of_the_
         for page in pages:
             told = client.get(page).text
             assert "正在传输 LFS 对象" in told
-            assert "1 LFS object, 5.2 MiB" in told
+            assert "1 个 LFS 对象, 5.2 MiB" in told
         world.memory.note_progress(mirror.id, progress_of(LFS_UNDER_WAY, world.clock.now()))
         for page in pages:
             told = client.get(page).text
             assert "正在传输 LFS 对象" in told
             assert "37/120" in told
-            assert "1 LFS object, 5.2 MiB" not in told
+            assert "5.2 MiB" not in told
+
+
+@pytest.mark.parametrize(
+    ("text", "english", "chinese"),
+    [
+        (tips_text(1), "1 tip", "1 个引用末端"),
+        (tips_text(12_345), "12,345 tips", "12,345 个引用末端"),
+        (refs_text(2), "2 refs", "2 个引用"),
+        (f"{objects_text(2)}, {size_text(3 << 30)}", "2 LFS objects, 3.0 GiB", "2 个 LFS 对象, 3.0 GiB"),
+        (f"{objects_text(1)}, {size_text(7)}", "1 LFS object, 7 B", "1 个 LFS 对象, 7 B"),
+    ],
+)
+def test_what_steps_say_is_in_the_language_of_the_page(
+    client: FlaskClient, text: str, english: str, chinese: str
+) -> None:
+    for language, expected in (("en", english), ("zh", chinese)):
+        with client.application.test_request_context("/", headers={"Accept-Language": language}):
+            assert client.application.jinja_env.from_string("{{ text | detail }}").render(text=text) == expected
 
 
 def test_times_are_in_the_language_of_the_page(client: FlaskClient) -> None:
