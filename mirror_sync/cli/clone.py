@@ -16,7 +16,7 @@ import click
 
 from mirror_sync.cli import codes
 from mirror_sync.cli.opening import told
-from mirror_sync.cli.options import Command
+from mirror_sync.cli.options import PATH, TEXT, Command
 from mirror_sync.cli.output import Output
 from mirror_sync.domain.names import MirrorName, parse_repository_url, printable, refname_fault
 from mirror_sync.domain.progress import Progress
@@ -37,36 +37,31 @@ _PROXY: Final = re.compile(r"(?:https?|socks5h?)://[^\s/@]+/?\Z")
         "mirror-sync clone https://mirror.example.edu/github.com/acme/model work --branch v2",
     ),
 )
-@click.argument("url")
-@click.argument("directory", required=False, metavar="[DIR]", type=click.Path(path_type=Path))
+@click.argument("url", type=TEXT)
+@click.argument("directory", required=False, metavar="[DIR]", type=PATH)
 @click.option(
-    "-b", "--branch", default="", metavar="NAME", help="Check out this branch or tag; default: upstream's HEAD."
+    "-b", "--branch", type=TEXT, metavar="NAME", help="Check out this branch or tag; default: upstream's HEAD."
 )
-@click.option("-o", "--origin", default="", metavar="NAME", help="Name of the remote; default: what git is set up for.")
+@click.option("-o", "--origin", type=TEXT, metavar="NAME", help="Name of the remote; default: what git is set up for.")
 @click.option("--bare", is_flag=True, help="Make a bare repository, without files and LFS objects.")
 @click.option("-n", "--no-checkout", is_flag=True, help="Check nothing out and bring no LFS objects.")
 @click.option("--no-lfs", is_flag=True, help="Leave LFS files as pointers.")
+@click.option("--token-file", metavar="FILE", type=PATH, help="File with a token for the host; default: ask git.")
 @click.option(
-    "--token-file",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="File with a token for the host; default: ask git.",
-)
-@click.option(
-    "--proxy", default="", metavar="URL", help='Way out; "none": none.  Default: git\'s http.proxy, HTTPS_PROXY.'
+    "--proxy", type=TEXT, metavar="URL", help='Way out; "none": none.  Default: git\'s http.proxy, HTTPS_PROXY.'
 )
 @click.pass_context
 def clone(
     context: click.Context,
     url: str,
     directory: Path | None,
-    branch: str,
-    origin: str,
+    branch: str | None,
+    origin: str | None,
     bare: bool,
     no_checkout: bool,
     no_lfs: bool,
     token_file: Path | None,
-    proxy: str,
+    proxy: str | None,
 ) -> int:
     """Clone a repository with its LFS files over any link.
 
@@ -90,7 +85,7 @@ def clone(
             "--proxy takes http://HOST:PORT or socks5h://HOST:PORT, or none",
             remedy="a user name and password for it go into HTTPS_PROXY or git's http.proxy",
         )
-    order = CloneOrder(url, branch, origin, bare=bare, checkout=not no_checkout, lfs=not no_lfs)
+    order = CloneOrder(url, branch or "", origin or "", bare=bare, checkout=not no_checkout, lfs=not no_lfs)
     target = directory if directory is not None else Path(humanish(url, bare=bare))
     screen = _Screen(out, name)
     world, close = clone_world(
@@ -98,7 +93,7 @@ def clone(
         target,
         environment=dict(process_environment()),
         telemetry=screen,
-        proxy=proxy,
+        proxy=proxy or "",
         token_file=token_file,
         ask=screen.ask,
     )

@@ -38,7 +38,30 @@ def _store(name: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
     return callback
 
 
-_PATH = click.Path(path_type=Path)
+class FilledPath(click.Path):
+    """A path that is written out: an empty word, as an unset variable leaves it, is not the present directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail("it is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class FilledText(click.ParamType[str]):
+    """Text that is there: an empty word is no choice of the default."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text."""
+        if value == "":
+            self.fail("it is empty", param, ctx)
+        return value
+
+
+PATH = FilledPath(path_type=Path)
+TEXT = FilledText()
 
 
 def global_options(*, hidden: bool) -> list[click.Parameter]:
@@ -48,8 +71,8 @@ def global_options(*, hidden: bool) -> list[click.Parameter]:
         return click.Option(list(names), help=text, hidden=hidden, expose_value=False, callback=_store(store), **rest)
 
     return [
-        option("-c", "--config", store="config", text="Configuration file.", type=_PATH, metavar="FILE"),
-        option("--dir", store="directory", text="Short for -c DIR/config.toml.", type=_PATH, metavar="DIR"),
+        option("-c", "--config", store="config", text="Configuration file.", type=PATH, metavar="FILE"),
+        option("--dir", store="directory", text="Short for -c DIR/config.toml.", type=PATH, metavar="DIR"),
         option("--json", store="json", text="Print one JSON document.", is_flag=True),
         option("--plain", store="plain", text="Print tab-separated lines without headings.", is_flag=True),
         option("-q", "--quiet", store="quiet", text="Say nothing beside the result.", is_flag=True),

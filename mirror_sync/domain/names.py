@@ -151,8 +151,10 @@ def parse_repository_url(text: str) -> UpstreamUrl:
     information, control bytes, a leading dash) and :class:`UsageError` for what is
     no repository URL at all.
     """
-    if not text or len(text) > 2048:
-        raise UsageError("an upstream URL has 1 to 2,048 characters")
+    if not text:
+        raise UsageError("the URL is empty", remedy="give the https:// address of the repository")
+    if len(text) > 2048:
+        raise UsageError("an upstream URL has at most 2,048 characters")
     if any(ord(char) <= 0x20 or ord(char) == 0x7F for char in text) or "\\" in text:
         raise AddressRefused(f"{printable(text)!r} has a blank, a control character or a backslash")
     if text.startswith("-"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mirror_sync.cli.clone import _PROXY, _checked, humanish
-from mirror_sync.errors import AddressRefused, MirrorSyncError
+from mirror_sync.cli.entry import run
+from mirror_sync.errors import AddressRefused, MirrorSyncError, UsageError
 
 
 @pytest.mark.parametrize(
@@ -53,3 +54,28 @@ def test_a_proxy_is_an_address_without_a_password() -> None:
     assert _PROXY.match("socks5h://127.0.0.1:1080")
     for text in ("proxy.test:3128", "http://me:secret@proxy.test", "ftp://proxy.test", "http://a b"):
         assert not _PROXY.match(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["clone", ""], "'URL'"),
+        (["clone", "https://git.test/a", ""], "'[DIR]'"),
+        (["clone", "https://git.test/a", "--branch", ""], "'-b' / '--branch'"),
+        (["clone", "https://git.test/a", "--origin="], "'-o' / '--origin'"),
+        (["clone", "https://git.test/a", "--token-file", ""], "'--token-file'"),
+        (["clone", "https://git.test/a", "--proxy", ""], "'--proxy'"),
+        (["--dir", "", "status"], "'--dir'"),
+        (["status", "-c", ""], "'-c' / '--config'"),
+    ],
+)
+def test_an_empty_word_is_no_default(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(f"error[MS-C001]: invalid value for {named}: it is empty\n")
+
+
+def test_an_empty_address_is_called_so() -> None:
+    with pytest.raises(UsageError, match="the URL is empty"):
+        _checked("")
