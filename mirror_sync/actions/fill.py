@@ -24,6 +24,7 @@ from mirror_sync.errors import (
     ObjectMissingUpstream,
     Preempted,
     RateLimited,
+    StorageFull,
     UpstreamDeclined,
     UpstreamGone,
     UpstreamInvalid,
@@ -42,15 +43,18 @@ OBJECT_WANTS = 8_000
 TIPS_AT_ONCE = 16
 MOST_TIPS_AT_ONCE = 4_096
 FIRST_COMMITS = 200
-SHARES = 12
+SHARES = 10
 """No range is larger than this part of all commits: what a cut throws away is a part of a range."""
 
 FEWEST_AT_MOST = 50
-SAFE_SHARE = 0.75
-"""Of what the shortest connection brought, a range of small objects is to take no more."""
+SAFE_SHARE = 1.2
+"""Times what the shortest connection brought, a range of small objects is to take no more: few break off so early."""
 
 LARGE_SHARE = 1.6
 """Of the first bytes aimed at, a range of large objects may take so much, however short connections are."""
+
+GUESSED_SHARE = 0.5
+"""Of the first bytes aimed at, the first range takes so much by what one broken pack lets guess: it began with the small objects."""
 
 GROWTH_SMALL = 1.08
 GROWTH_LARGE = 1.2
@@ -146,19 +150,27 @@ def fill(
         yielding=yielding,
     )
     begun = filling.begun()
-    if protocol == 2 and not begun and not filling.interrupted() and job.in_one_piece(here):
-        if not filling.begun():
-            return FillReport(job.received, job.cuts)
-    else:
-        job.begin(here if not begun else ())
-        left = filling.salvage()
-        if left is not None:
-            job.salvaged(left)
-        if protocol == 2:
-            job.by_pieces()
+    try:
+        if protocol == 2 and not begun and not filling.interrupted() and job.in_one_piece(here):
+            if not filling.begun():
+                return FillReport(job.received, job.cuts)
         else:
-            job.by_stock()
-    job.finish()
+            job.begin(here if not begun else ())
+            left = filling.salvage()
+            if left is not None:
+                job.salvaged(left)
+            if protocol == 2:
+                job.by_pieces()
+            else:
+                job.by_stock()
+        job.finish()
+    except (Interrupted, StorageFull):
+        raise
+    except MirrorSyncError:
+        filling.settle()
+        raise
+    finally:
+        filling.release()
     return FillReport(job.received, job.cuts, dict(filling.given_up()) if filling.begun() else {})
 
 
@@ -209,6 +221,10 @@ class _Job:
         self.filters = True
         self.dense = False
         self.large = False
+        self._guess = 0.0
+        """Bytes that everything together may have, as far as one broken pack tells; 0 when none did."""
+        self._hollow = 0
+        """Packs in a row of which nothing could be kept, though their bytes looked sound."""
         self._tell = report
         self._began_at = clock.now()
         self._meter = Meter(clock.monotonic())
@@ -244,6 +260,8 @@ class _Job:
         """Take note of what a process that was killed had received."""
         self.dense = self.dense or taken.received >= DENSE_BYTES
         self.large = taken.late_size > BIG_OBJECT and taken.announced - taken.objects <= MOST_BY_OBJECTS
+        if taken.objects:
+            self._guess = taken.received / taken.objects * taken.announced
         self.telemetry.event("pack_salvaged", objects=taken.objects, announced=taken.announced, bytes=taken.received)
 
     def in_one_piece(self, here: Sequence[GitOid]) -> bool:
@@ -395,7 +413,7 @@ class _Job:
 
     def _ladder(self) -> None:
         """Bring closed ranges of commits, oldest first; each makes the next one possible."""
-        pace = _Pace(self.limits, self.filling.place()[1])
+        pace = _Pace(self.limits, self.filling.place()[1], self._guess)
         while True:
             self.check()
             self._show(*self.filling.place())
@@ -408,7 +426,7 @@ class _Job:
                 continue
             self.way = Way.LADDER
             request = FetchRequest(self.goal.object_format, stretch.wants, stretch.haves)
-            taken = self._ask(request)
+            taken = self._ask(request, behind=True)
             if taken.complete and self._kept_its_word(stretch):
                 pace.through(stretch.commits, taken, shortest=self._shortest)
                 self.filling.advance(stretch)
@@ -465,7 +483,7 @@ class _Job:
             request = FetchRequest(
                 self.goal.object_format, wants, (), filter="tree:0" if self.filters else "", thin=False
             )
-            taken = self._ask(request, patient=at_once == 1, own=vain)
+            taken = self._ask(request, patient=at_once == 1, own=vain, behind=True)
 
     def _overcome(self, oid: GitOid, taken: Taken, *, tries: int, most: int) -> bool:
         """Do something about an object that did not come ``tries`` times; ``False`` to ask again.
@@ -590,6 +608,7 @@ class _Job:
         own: bool = False,
         patient: bool = False,
         alone: bool = False,
+        behind: bool = False,
     ) -> Taken:
         """Ask one source and return what came; what only another source or another question can mend is tried so.
 
@@ -606,11 +625,13 @@ class _Job:
                     self._watched(source.upstream, request),
                     graph=graph,
                     until_trees=until_trees,
+                    behind=behind,
                     max_bytes=self.limits.max_bytes,
                 )
             finally:
                 source.measured(self.received - had, self.clock.monotonic() - began)
             error = taken.error
+            self._weigh(taken)
             if taken.complete or taken.stopped or error is None:
                 self._fruitless = 0
                 return taken
@@ -645,6 +666,17 @@ class _Job:
                 raise _damaged(error) if isinstance(error, GitFailed) else error
             self._wait(self._fruitless)
             return taken
+
+    def _weigh(self, taken: Taken) -> None:
+        """Raise when pack after pack looked sound as it came and nothing of it could be kept."""
+        if isinstance(taken.error, GitFailed) and not taken.objects:
+            self._hollow += 1
+        elif taken.before is not None:
+            self._hollow = 0 if taken.before else self._hollow + 1
+        if self._hollow >= self.limits.patience:
+            raise _damaged(
+                taken.error or GitFailed("nothing could be kept of the packs that came", argv=("index-pack",))
+            )
 
     def _note_cut(self, taken: Taken) -> None:
         self.cuts += 1
@@ -734,12 +766,14 @@ class _Pace:
     range is kept below the shortest connection seen and a small share of the whole.
     """
 
-    def __init__(self, limits: FillLimits, total: int) -> None:
+    def __init__(self, limits: FillLimits, total: int, guess: float) -> None:
         self._limits = limits
         self._target = float(limits.first_bytes)
         self._per_commit: float | None = None
         self._most = max(total // SHARES, FEWEST_AT_MOST)
         self.commits = FIRST_COMMITS
+        if guess:
+            self.commits = max(1, min(int(self._target * GUESSED_SHARE * total / guess), self._most))
 
     def through(self, commits: int, taken: Taken, *, shortest: int | None) -> None:
         """Take note of a range that came whole; ``shortest`` is what the shortest connection brought that broke."""
@@ -779,10 +813,10 @@ def _worth_finishing(taken: Taken) -> bool:
     return _has_large_objects(taken) or lacking * NEARLY_WHOLE < taken.announced
 
 
-def _damaged(error: GitFailed) -> UpstreamInvalid:
+def _damaged(error: MirrorSyncError) -> UpstreamInvalid:
     return UpstreamInvalid(
         "upstream's packs arrive damaged",
-        why=error.stderr or str(error),
+        why=(error.stderr if isinstance(error, GitFailed) else "") or str(error),
         remedy="something on the way changes bytes: look at proxies and the link; clients keep the refs published before",
     )
 

@@ -45,6 +45,8 @@ class Taken:
     """Average bytes of the last objects that were whole, which are blobs unless the pack broke off early."""
     stopped: bool = False
     """Given up on purpose where the commits ended (``until_trees``)."""
+    before: int | None = None
+    """How many objects are here of the pack taken ``behind`` before this one, where it was one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,9 @@ class Stretch:
     commits: int
     wants: Sequence[GitOid]
     haves: Sequence[GitOid]
+    begin: int
     end: int
-    """Opaque position behind it, for :meth:`Filling.advance`."""
+    """Opaque positions before and behind it, for :meth:`Filling.advance`."""
 
 
 class BlobPart(Protocol):
@@ -113,7 +116,15 @@ class Filling(Protocol):
     def salvage(self) -> Taken | None:
         """Keep the whole objects of a pack that broke off; ``None`` when there is none."""
 
-    def take(self, pack: Iterable[bytes], *, graph: bool = False, until_trees: bool = False, max_bytes: int) -> Taken:
+    def take(
+        self,
+        pack: Iterable[bytes],
+        *,
+        graph: bool = False,
+        until_trees: bool = False,
+        behind: bool = False,
+        max_bytes: int,
+    ) -> Taken:
         """Index a pack as it arrives; when it breaks off or is damaged, keep the objects that came whole.
 
         Works before :meth:`begin` too, for one pack that is all there is to fetch: then
@@ -123,7 +134,19 @@ class Filling(Protocol):
         the upstream that ``pack`` raises end up in the result; every other error passes
         through, and what had come by then is left for :meth:`salvage`.  Raises
         :class:`StorageFull` beyond ``max_bytes`` or at the reserve.
+
+        With ``behind`` it may return when the last byte is here, while git still works on
+        the pack and the next one is asked for; ``complete`` and ``objects`` then say what
+        the bytes promise.  Whatever needs the objects waits for them.  When they turn out
+        damaged, every :meth:`advance` since is undone, and the next call takes nothing and
+        returns the error, once.
         """
+
+    def settle(self) -> None:
+        """Wait until nothing taken ``behind`` is worked on any more."""
+
+    def release(self) -> None:
+        """Stop what is worked on behind; its pack is left for :meth:`salvage`, and every :meth:`advance` since undone."""
 
     def take_stock(self, access: GitAccess, tips: Sequence[GitOid], *, max_bytes: int) -> int:
         """Fetch ``tips`` with stock git, naming what is closed, and return the bytes; raises :class:`GitFailed`."""
@@ -151,7 +174,11 @@ class Filling(Protocol):
         """Return the next closed range of at most ``commits`` commits; ``None`` at the end of the order."""
 
     def advance(self, stretch: Stretch) -> None:
-        """Note durably that everything up to the end of ``stretch`` is here."""
+        """Note durably that everything up to the end of ``stretch`` is here.
+
+        Where its last pack was taken ``behind``, that is noted as soon as it is so.  Does
+        nothing when ``stretch`` does not begin where the ladder stands.
+        """
 
     def closed(self) -> frozenset[GitOid]:
         """Return tips, beyond the boundary, that were noted as closed since :meth:`finish` last found something missing."""

@@ -6,9 +6,11 @@ the note that says so: whatever a crash leaves, the notes claim no more than is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from contextlib import AbstractContextManager, closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -39,6 +41,7 @@ from mirror_sync.repos.files import (
 )
 from mirror_sync.repos.git import Git
 from mirror_sync.repos.graph import Holes, Pretence, Targets
+from mirror_sync.repos.indexing import Indexing, index_prefix
 from mirror_sync.repos.journal import BLOBS, GATHER, GRAPH, ORDER, Journal, Position, remove_packs
 from mirror_sync.repos.layout import Layout
 from mirror_sync.repos.locate import locate
@@ -80,10 +83,21 @@ _BORROWED = "../../../objects\n../../../../store/objects"
 _SPOOLS = {False: "incoming.pack.part", True: "incoming-graph.pack.part"}
 """The pack on its way, by whether it goes to the graph."""
 
+_SPOOL_OF = "incoming-{:06}.pack.part"
+"""A pack that may still be worked on while the next one comes; the lowest number came first."""
+
+_NUMBERED = re.compile(r"incoming-(\d{6,})\.pack\.part\Z")
+
+_INDEX_OF = "tmp_index-{:06}"
+"""Directory in a filling where a pack of that number is indexed."""
+
+_FEW_DELTAS = 50
+"""With one delta in so many objects, those that are none tell well enough what came."""
+
 _EMPTY_AT_MOST = 64
 """Bytes of a pack of no objects: its head and checksum, and some room."""
 
-_RECEIVE_SECONDS = 30 * 24 * 3600.0
+_RECEIVE_SECONDS = 20 * 24 * 3600.0
 """A slow link may need days for one pack; whoever reads it notices a stall."""
 
 _GATHER_CONFIG: Mapping[str, str] = {
@@ -92,6 +106,19 @@ _GATHER_CONFIG: Mapping[str, str] = {
     "pack.deltaCacheSize": "64m",
     "core.deltaBaseCacheLimit": "96m",
 }
+
+
+@dataclass(slots=True)
+class _Behind:
+    """A pack whose bytes are all here and that git still works on."""
+
+    spool: Path
+    scan: PackScan
+    directory: Path
+    work: futures.Future[tuple[str, int]]
+    kill: Callable[[], None]
+    position: Position | None = None
+    """What to note once its objects are here."""
 
 
 class _Trees(Exception):
@@ -129,6 +156,13 @@ class DiskFilling:
         """Heads of the order up to an offset, so that it is read once only."""
         self._asked: Stretch | None = None
         """What was last asked for what it lacks."""
+        self._listed: tuple[Stretch | None, list[GitOid]] | None = None
+        """What that lacked, as far as it was told."""
+        self._behind: _Behind | None = None
+        self._failed: Taken | None = None
+        """What became of a pack that turned out damaged after its last byte, until it is told."""
+        self._before: int | None = None
+        """Objects that the pack before brought, until it is told."""
 
     # -- begin and end
     def begun(self) -> bool:
@@ -138,6 +172,7 @@ class DiskFilling:
     def begin(self, goal: Goal) -> None:
         """Freeze the goal; what is closed stays noted, an order for another goal goes."""
         with self._guard():
+            self._settle()
             journal = self._journal
             journal.complete_ending()
             self._ensure(goal.object_format, graph=True)
@@ -149,18 +184,20 @@ class DiskFilling:
                 journal.drop_order()
                 journal.write_goal(goal)
             journal.write_given_up({})
-            self._heads = self._asked = None
+            self._forget_what_was_known()
 
     def drop(self) -> None:
         """Forget the filling and everything that came for it."""
         with self._guard():
+            self._stop_behind()
             if self._journal.directory.is_dir():
                 self._journal.end(keep=())
-            self._heads = self._asked = None
+            self._forget_what_was_known()
 
     def finish(self, *, tick: Callable[[], None] = _nothing) -> int:
         """Check that everything is here, gather it in one pack where it came in many, and end the filling."""
         with self._guard():
+            self._settle()
             self._journal.complete_ending()
             if not self._journal.begun():
                 return 0
@@ -181,8 +218,11 @@ class DiskFilling:
                 own = self._gather(goal, own, tick=tick)
             size = self._size(own)
             self._journal.end(keep=own)
-            self._heads = self._asked = None
+            self._forget_what_was_known()
             return size
+
+    def _forget_what_was_known(self) -> None:
+        self._heads = self._asked = self._listed = self._failed = self._before = None
 
     def _is_whole(self, goal: Goal, *, tick: Callable[[], None]) -> bool:
         asked = oid_lines([*goal.tips, *(f"^{oid}" for oid in goal.boundary)])
@@ -224,28 +264,44 @@ class DiskFilling:
         arguments = ["pack-objects", *options, "--delta-base-offset", "--window=0", "--non-empty", "--quiet"]
         try:
             self._stage_git.run([*arguments, str(directory / "pack")], stdin=asked, config=_GATHER_CONFIG, tick=tick)
-            made = whole_packs(directory)
-            self._journal.note_packs(made)
-            for name in sorted(made - self._stage.packs()):
-                files = [directory / f"{name}{ending}" for ending in (".pack", ".rev", ".idx")]
-                present = [path for path in files if path.exists()]
-                sync_together(present)
-                for path in present:
-                    target = self._layout.stage_packs / path.name
-                    remove_file(target)
-                    target.hardlink_to(path)
-            sync_directory(self._layout.stage_packs)
+            return self._bring_in(directory)
         finally:
             remove_tree(directory)
+
+    def _bring_in(self, directory: Path) -> set[str]:
+        """Bring the packs in ``directory`` into the stage as the filling's, and return their names."""
+        made = whole_packs(directory)
+        self._journal.note_packs(made)
+        for name in sorted(made - self._stage.packs()):
+            files = [directory / f"{name}{ending}" for ending in (".pack", ".rev", ".idx")]
+            present = [path for path in files if path.exists()]
+            sync_together(present)
+            for path in present:
+                target = self._layout.stage_packs / path.name
+                remove_file(target)
+                target.hardlink_to(path)
+        sync_directory(self._layout.stage_packs)
         return made
 
     def _size(self, packs: Iterable[str]) -> int:
         return sum((self._layout.stage_packs / f"{name}.pack").stat().st_size for name in packs)
 
     # -- packs as they come
-    def take(self, pack: Iterable[bytes], *, graph: bool = False, until_trees: bool = False, max_bytes: int) -> Taken:
+    def take(
+        self,
+        pack: Iterable[bytes],
+        *,
+        graph: bool = False,
+        until_trees: bool = False,
+        behind: bool = False,
+        max_bytes: int,
+    ) -> Taken:
         """Write a pack down and index it as it arrives; when it breaks off, keep its whole objects."""
         with self._guard():
+            if behind and not graph and not until_trees and self._journal.begun():
+                return self._take_behind(pack, max_bytes=max_bytes)
+            self._settle()
+            self._failed = self._before = self._listed = None
             object_format = self._object_format()
             self._journal.complete_ending()
             self._ensure(object_format, graph=graph)
@@ -278,13 +334,166 @@ class DiskFilling:
             taken = self._keep_prefix(path, object_format, scan=scan if stopped else None, graph=graph)
             return replace(taken, error=error, stopped=stopped)
 
+    def _take_behind(self, pack: Iterable[bytes], *, max_bytes: int) -> Taken:
+        """Take a pack and leave the last of the work on it to be done while the next one comes."""
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            return failed
+        object_format = self._goal().object_format
+        self._ensure(object_format, graph=False)
+        if self._behind is None:
+            self._salvage(object_format)
+        number = self._next_number()
+        path = self._journal.directory / _SPOOL_OF.format(number)
+        directory = self._journal.directory / _INDEX_OF.format(number)
+        scan = PackScan(object_format, ids=self._listed is not None)
+        indexing = Indexing(self._stage_git, directory, timeout=_RECEIVE_SECONDS)
+        error: MirrorSyncError | None = None
+        empty = False
+        with Spool(path, max_bytes=max_bytes, space=self._space) as spool:
+            try:
+                with closing(spool.tee(pack)) as chunks:
+                    empty = self._pass_on(chunks, scan, indexing, object_format)
+            except (*UPSTREAM_ERRORS, GitFailed) as caught:
+                indexing.abandon()
+                error = caught
+            except BaseException:
+                indexing.abandon()
+                raise
+            finally:
+                if isinstance(pack, Generator):
+                    pack.close()  # whoever sends it need not go on
+        if empty:
+            indexing.abandon()
+            self._forget(path)
+            return Taken(spool.received, 0, 0, complete=True, before=self._told_before())
+        if error is None:
+            count = scan.announced
+            self._leave_behind(path, scan, directory, lambda: (indexing.finish(), count), kill=indexing.kill)
+            return Taken(spool.received, count, count, complete=True, before=self._told_before())
+        self._settle()
+        if isinstance(error, GitFailed):
+            # Where damage is, what came is not what it seems.
+            self._failed = self._listed = None
+            taken = self._keep_prefix(path, object_format, scan=None, graph=False)
+            return replace(taken, error=error, before=self._told_before())
+        self._leave_behind(
+            path,
+            scan,
+            directory,
+            lambda: index_prefix(self._stage_git, directory, path, scan, object_format, timeout=_RECEIVE_SECONDS),
+        )
+        return replace(_taken(spool.received, scan, len(scan.ends)), error=error, before=self._told_before())
+
+    def _pass_on(
+        self, chunks: Iterator[bytes], scan: PackScan, indexing: Indexing, object_format: ObjectFormat
+    ) -> bool:
+        """Hand a pack to git, its end only once the pack before is here; tell whether it is one of no objects."""
+        held = b""
+        for chunk in chunks:
+            scan.feed(chunk)
+            if self._behind is not None and self._behind.work.done():
+                self._settle_or_raise()
+            if len(held) < _EMPTY_AT_MOST:
+                held += chunk
+                continue
+            indexing.write(held)
+            held = chunk
+        if scan.started and scan.announced == 0:
+            _check_empty(held, object_format)
+            return True
+        # Its deltas may lean on objects of the pack before.
+        self._settle_or_raise()
+        indexing.write(held)
+        indexing.end()
+        return False
+
+    def _leave_behind(
+        self,
+        spool: Path,
+        scan: PackScan,
+        directory: Path,
+        work: Callable[[], tuple[str, int]],
+        *,
+        kill: Callable[[], None] = _nothing,
+    ) -> None:
+        thread = futures.ThreadPoolExecutor(1, thread_name_prefix="filling")
+        self._behind = _Behind(spool, scan, directory, thread.submit(work), kill)
+        thread.shutdown(wait=False)
+
+    def _next_number(self) -> int:
+        numbers = [int(found[1]) for path in self._spools() if (found := _NUMBERED.match(path.name))]
+        return max(numbers, default=0) + 1
+
+    def _spools(self) -> list[Path]:
+        """Return the packs of the stage that came in part, the oldest first."""
+        single = self._journal.directory / _SPOOLS[False]
+        numbered = [path for path in self._journal.directory.glob("incoming-*.part") if _NUMBERED.match(path.name)]
+        return [*([single] if single.exists() else []), *sorted(numbered)]
+
+    def _told_before(self) -> int | None:
+        before, self._before = self._before, None
+        return before
+
+    def settle(self) -> None:
+        """Wait until nothing is worked on any more."""
+        with self._guard():
+            self._settle()
+
+    def _settle_or_raise(self) -> None:
+        self._settle()
+        if self._failed is not None:
+            assert self._failed.error is not None
+            raise self._failed.error
+
+    def _settle(self) -> None:
+        """Wait for the pack that is worked on; bring in and note what it turned out to hold."""
+        behind, self._behind = self._behind, None
+        if behind is None:
+            return
+        try:
+            name, good = behind.work.result()
+        except GitFailed as error:
+            remove_tree(behind.directory)
+            self._heads = self._listed = None
+            taken = self._keep_prefix(behind.spool, self._goal().object_format, scan=None, graph=False)
+            self._failed = replace(taken, error=error)
+            return
+        except BaseException:
+            remove_tree(behind.directory)
+            self._heads = self._listed = None
+            raise
+        if name:
+            self._bring_in(behind.directory)
+        remove_tree(behind.directory)
+        if behind.position is not None:
+            self._journal.write_position(behind.position)
+        self._forget(behind.spool)
+        self._before = good
+        self._join()
+
+    def release(self) -> None:
+        """Stop what is worked on; its pack is salvaged later."""
+        with self._guard():
+            self._stop_behind()
+
+    def _stop_behind(self) -> None:
+        behind, self._behind = self._behind, None
+        if behind is None:
+            return
+        behind.kill()
+        futures.wait([behind.work])
+        remove_tree(behind.directory)
+        self._heads = self._listed = None
+
     def interrupted(self) -> bool:
         """Tell whether a pack that broke off waits to be salvaged."""
-        return any((self._journal.directory / name).exists() for name in _SPOOLS.values())
+        return bool(self._spools()) or (self._journal.directory / _SPOOLS[True]).exists()
 
     def salvage(self) -> Taken | None:
-        """Keep the whole objects of a pack that a killed process was receiving."""
+        """Keep the whole objects of packs that a killed process was receiving."""
         with self._guard():
+            self._settle()
             return self._salvage(self._goal().object_format)
 
     def _object_format(self) -> ObjectFormat:
@@ -292,11 +501,10 @@ class DiskFilling:
         return goal.object_format if goal is not None else read_object_format(self._layout.store)
 
     def _salvage(self, object_format: ObjectFormat) -> Taken | None:
-        taken = None
-        for to_graph, name in _SPOOLS.items():
-            path = self._journal.directory / name
-            if path.exists():
-                taken = self._keep_prefix(path, object_format, scan=None, graph=to_graph)
+        graph = self._journal.directory / _SPOOLS[True]
+        taken = self._keep_prefix(graph, object_format, scan=None, graph=True) if graph.exists() else None
+        for path in self._spools():
+            taken = self._keep_prefix(path, object_format, scan=None, graph=False)
         return taken
 
     def _receive(
@@ -366,9 +574,7 @@ class DiskFilling:
             self._note(kept, graph=graph, partial=True)
         received = path.stat().st_size
         self._forget(path)
-        late = good - max(0, good - LATE_OBJECTS)
-        late_size = (found.end(good) - found.end(good - late)) / late if late else 0.0
-        return Taken(received, good, found.announced, complete=False, cut_size=found.cut_size, late_size=late_size)
+        return _taken(received, found, good)
 
     def _forget(self, path: Path) -> None:
         remove_file(path)
@@ -384,6 +590,7 @@ class DiskFilling:
     def take_stock(self, access: GitAccess, tips: Sequence[GitOid], *, max_bytes: int) -> int:
         """Fetch ``tips`` with stock git; what is closed is named to it by refs that stand meanwhile."""
         with self._guard():
+            self._settle()
             goal = self._goal()
             closed = sorted(types(self._stage_git, sorted(self._closed())))
             refs = self._layout.stage / CLOSED_REFS
@@ -403,6 +610,7 @@ class DiskFilling:
     def gap(self, *, wants: int, haves: int, strict: bool = False) -> Gap | None:
         """Return what is missing of the commits that the goal reaches."""
         with self._guard():
+            self._settle()
             goal = self._goal()
             targets = graph.find_targets(self._graph_git, goal.tips, goal.peeled)
             if not targets.absent and graph.whole(self._graph_git, targets.commits, without=goal.boundary):
@@ -437,6 +645,7 @@ class DiskFilling:
     def freeze(self) -> None:
         """Write the order of all commits between what is closed and the goal, parents first."""
         with self._guard():
+            self._settle()
             if self.frozen():
                 return
             goal = self._goal()
@@ -449,38 +658,48 @@ class DiskFilling:
     # -- the ladder
     def place(self) -> tuple[int, int]:
         """Return how many commits of the order are closed, and of how many."""
-        position = self._journal.position()
+        position = self._where()
         return (position.done, position.total) if position is not None else (0, 0)
 
     def stretch(self, commits: int) -> Stretch | None:
         """Return the next closed range of at most ``commits`` commits."""
         with self._guard():
-            position = self._position()
-            inside: dict[GitOid, None] = {}
-            named: dict[GitOid, None] = {}
-            end = position.offset
-            for behind, (commit, *parents) in graph.read_order(self._order, start=end, commits=max(1, commits)):
-                inside[commit] = None
-                named.update(dict.fromkeys(parents))
-                end = behind
-            if not inside:
-                return None
-            wants = [oid for oid in inside if oid not in named]
-            return Stretch(len(inside), wants, [oid for oid in named if oid not in inside], end)
+            stretch = self._stretch(commits)
+            if stretch is None and self._behind is not None:
+                self._settle()
+                stretch = self._stretch(commits)
+            return stretch
+
+    def _stretch(self, commits: int) -> Stretch | None:
+        position = self._position()
+        inside: dict[GitOid, None] = {}
+        named: dict[GitOid, None] = {}
+        end = position.offset
+        for behind, (commit, *parents) in graph.read_order(self._order, start=end, commits=max(1, commits)):
+            inside[commit] = None
+            named.update(dict.fromkeys(parents))
+            end = behind
+        if not inside:
+            return None
+        wants = [oid for oid in inside if oid not in named]
+        return Stretch(len(inside), wants, [oid for oid in named if oid not in inside], position.offset, end)
 
     def advance(self, stretch: Stretch) -> None:
         """Note that everything up to the end of ``stretch`` is here."""
         with self._guard():
             position = self._position()
-            if stretch.end <= position.offset:
+            if stretch.begin != position.offset:
                 return
             heads = self._ladder_heads()
             for _, (commit, *parents) in self._lines_of(stretch):
                 heads.difference_update(parents)
                 heads.add(commit)
             self._heads = (stretch.end, heads)
-            done = position.done + stretch.commits
-            self._journal.write_position(Position(stretch.end, done, position.total))
+            position = Position(stretch.end, position.done + stretch.commits, position.total)
+            if self._behind is not None:
+                self._behind.position = position
+            else:
+                self._journal.write_position(position)
 
     def closed(self) -> frozenset[GitOid]:
         """Return what was noted as closed, and the heads of what the ladder closed."""
@@ -490,6 +709,7 @@ class DiskFilling:
     def note_closed(self, tips: Sequence[GitOid]) -> None:
         """Note that everything these ``tips`` reach is here."""
         with self._guard():
+            self._settle()
             journal = self._journal
             known = journal.closed()
             if not known.issuperset(tips):
@@ -503,7 +723,7 @@ class DiskFilling:
         return self._journal.closed() | self._ladder_heads()
 
     def _ladder_heads(self) -> set[GitOid]:
-        position = self._journal.position()
+        position = self._where()
         if position is None or not position.done:
             return set()
         if self._heads is None or self._heads[0] != position.offset:
@@ -517,6 +737,7 @@ class DiskFilling:
     def copy_commits(self, stretch: Stretch) -> None:
         """Bring the commits of a stretch from the graph into the stage."""
         with self._guard():
+            self._settle()
             absent = self._absent_commits(stretch)
             if not absent:
                 return
@@ -532,15 +753,34 @@ class DiskFilling:
     def lacking(self, stretch: Stretch | None, *, limit: int) -> list[GitOid]:
         """Return objects that are not here and that ``stretch``, or the whole goal, needs."""
         with self._guard():
+            if left := self._left_of_listed(stretch):
+                return left[:limit]
+            self._settle()
             self._asked = stretch
-            if stretch is None:
-                goal = self._goal()
-                return self._search(goal, without=self._known(goal), limit=limit)
-            given = self._journal.given_up()
-            absent = self._absent_commits(stretch)
-            if absent:
-                return [oid for oid in absent if oid not in given][:limit]
-            return list(islice(self._missing(stretch.wants, stretch.haves, given=given, holes=None), limit))
+            found = self._lacking(stretch, limit=limit)
+            self._listed = (stretch, found)
+            return found
+
+    def _left_of_listed(self, stretch: Stretch | None) -> list[GitOid]:
+        """Return what is lacking still of what was told last, where what came since tells it without a walk."""
+        behind = self._behind
+        if behind is None or self._listed is None or self._listed[0] is not stretch:
+            return []
+        if behind.scan.deltas * _FEW_DELTAS > len(behind.scan.ends):
+            return []
+        left = [oid for oid in self._listed[1] if oid not in behind.scan.ids]
+        self._listed = (stretch, left)
+        return left
+
+    def _lacking(self, stretch: Stretch | None, *, limit: int) -> list[GitOid]:
+        if stretch is None:
+            goal = self._goal()
+            return self._search(goal, without=self._known(goal), limit=limit)
+        given = self._journal.given_up()
+        absent = self._absent_commits(stretch)
+        if absent:
+            return [oid for oid in absent if oid not in given][:limit]
+        return list(islice(self._missing(stretch.wants, stretch.haves, given=given, holes=None), limit))
 
     def _search(self, goal: Goal, *, without: Sequence[GitOid], limit: int) -> list[GitOid]:
         """Return what the goal lacks beyond ``without``: tips, or else commits, or else any objects."""
@@ -589,6 +829,7 @@ class DiskFilling:
     def locate(self, blob: GitOid) -> tuple[GitOid, bytes] | None:
         """Return the newest commit, of what was last asked about, that holds ``blob``, and the path."""
         with self._guard():
+            self._settle()
             if self._asked is not None:
                 tips, without = list(self._asked.wants), list(self._asked.haves)
             else:
@@ -602,6 +843,7 @@ class DiskFilling:
         object_format = self._goal().object_format
 
         def take_in(path: Path, size: int) -> None:
+            self._settle()
             self._index(self._stage_git, salvage.pack_of_blob(path, size, object_format), graph=False)
 
         return DiskBlobPart(
@@ -616,6 +858,7 @@ class DiskFilling:
     def give_up(self, oid: GitOid, reason: str) -> None:
         """Note that an object cannot be had for now, and why."""
         with self._guard():
+            self._listed = None
             self._journal.write_given_up({**self._journal.given_up(), oid: reason})
 
     def given_up(self) -> Mapping[GitOid, str]:
@@ -644,10 +887,24 @@ class DiskFilling:
         assert goal is not None, "called before the filling was begun"
         return goal
 
+    def _where(self) -> Position | None:
+        """Return how far the ladder is, counting what is being worked on; ``None`` without an order."""
+        behind = self._behind
+        if behind is not None and behind.position is not None:
+            return behind.position
+        return self._journal.position()
+
     def _position(self) -> Position:
-        position = self._journal.position()
+        position = self._where()
         assert position is not None, "called before the order was frozen"
         return position
+
+
+def _taken(received: int, scan: PackScan, objects: int) -> Taken:
+    """Return what a pack that broke off brought."""
+    late = min(objects, LATE_OBJECTS)
+    late_size = (scan.end(objects) - scan.end(objects - late)) / late if late else 0.0
+    return Taken(received, objects, scan.announced, complete=False, cut_size=scan.cut_size, late_size=late_size)
 
 
 def _essence(goal: Goal) -> tuple[object, ...]:

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from mirror_sync.domain.names import GitOid
 from mirror_sync.domain.refs import ObjectFormat
 
 HEADER_BYTES: Final = 12
 PIECE: Final = 256 * 1024
 
-_PLAIN: Final = frozenset({1, 2, 3, 4})
+_WORDS: Final = {1: b"commit", 2: b"tree", 3: b"blob", 4: b"tag"}
+_PLAIN: Final = frozenset(_WORDS)
 _TREES_AND_BLOBS: Final = frozenset({2, 3})
 _OFFSET_DELTA: Final = 6
 _REF_DELTA: Final = 7
@@ -46,7 +48,7 @@ class PackScan:
     ``until_trees`` at the first tree or blob.
     """
 
-    def __init__(self, object_format: ObjectFormat, *, until_trees: bool = False) -> None:
+    def __init__(self, object_format: ObjectFormat, *, until_trees: bool = False, ids: bool = False) -> None:
         self.announced = 0
         self.ends = array("Q")
         """Offset behind each whole entry, in order."""
@@ -54,6 +56,13 @@ class PackScan:
         """A tree or blob begins here and that was asked about."""
         self.broken = False
         """What follows the whole entries is no entry."""
+        self.ids: set[GitOid] = set()
+        """With ``ids``: of the whole entries that are no deltas, which objects they are."""
+        self.deltas = 0
+        """How many of the whole entries are deltas."""
+        self._object_format = object_format
+        self._with_ids = ids
+        self._digest: Any = None
         self._id_bytes = id_bytes(object_format)
         self._until_trees = until_trees
         self._started = False
@@ -66,6 +75,11 @@ class PackScan:
         self._kind = 0
         self._size = 0
         self._made = 0
+
+    @property
+    def started(self) -> bool:
+        """Whether the pack's head came."""
+        return self._started
 
     @property
     def done(self) -> bool:
@@ -140,6 +154,10 @@ class PackScan:
             return
         self._kind, self._size, self._made = kind, size, 0
         self._inflater = zlib.decompressobj()
+        self._digest = None
+        if self._with_ids and kind in _PLAIN:
+            self._digest = checksum(self._object_format)
+            self._digest.update(b"%s %d\0" % (_WORDS[kind], size))
         self._at = at
 
     def _is_entry(self, offset: int) -> bool:
@@ -155,8 +173,11 @@ class PackScan:
         while inflater is not None and self._at < len(self._held):
             tail = piece = self._held[self._at : self._at + look]
             while True:
-                made = len(inflater.decompress(tail, _AT_ONCE))
+                content = inflater.decompress(tail, _AT_ONCE)
+                made = len(content)
                 self._made += made
+                if self._digest is not None:
+                    self._digest.update(content)
                 if self._made > self._size:
                     raise _Broken
                 tail = inflater.unconsumed_tail
@@ -167,6 +188,9 @@ class PackScan:
                 if self._made != self._size:
                     raise _Broken
                 self.ends.append(self._base + self._at)
+                self.deltas += self._kind not in _PLAIN
+                if self._digest is not None:
+                    self.ids.add(GitOid(self._digest.hexdigest()))
                 inflater = self._inflater = None
             look = min(look * 4, PIECE)
 

@@ -79,8 +79,16 @@ class MemoryFilling:
         data, self._disk.spool = bytes(self._disk.spool), None
         return self._index(data, graph=False, error=UpstreamUnavailable("the process ended"))
 
-    def take(self, pack: Iterable[bytes], *, graph: bool = False, until_trees: bool = False, max_bytes: int) -> Taken:
-        del until_trees  # a pack of names holds nothing but commits
+    def take(
+        self,
+        pack: Iterable[bytes],
+        *,
+        graph: bool = False,
+        until_trees: bool = False,
+        behind: bool = False,
+        max_bytes: int,
+    ) -> Taken:
+        del until_trees, behind  # a pack of names holds nothing but commits, and is looked through at once
         spool = self._disk.spool = bytearray()
         error: MirrorSyncError | None = None
         try:
@@ -97,6 +105,12 @@ class MemoryFilling:
             return Taken(len(spool), 0, 0, complete=False, error=error)
         self._disk.spool = None
         return self._index(bytes(spool), graph=graph, error=error)
+
+    def settle(self) -> None:
+        """Nothing is ever behind."""
+
+    def release(self) -> None:
+        """Nothing is ever behind."""
 
     def _index(self, data: bytes, *, graph: bool, error: MirrorSyncError | None) -> Taken:
         whole = data[len(PACK) :].rpartition(b"\n")[0].split(b"\n") if data.startswith(PACK) else []
@@ -177,10 +191,12 @@ class MemoryFilling:
             return None
         parents = {parent for oid in chunk for parent in self._objects[oid].parents}
         wants = [oid for oid in chunk if oid not in parents]
-        return Stretch(len(chunk), wants, sorted(parents - set(chunk)), self._disk.place + len(chunk))
+        begin = self._disk.place
+        return Stretch(len(chunk), wants, sorted(parents - set(chunk)), begin, begin + len(chunk))
 
     def advance(self, stretch: Stretch) -> None:
-        self._disk.place = stretch.end
+        if stretch.begin == self._disk.place:
+            self._disk.place = stretch.end
 
     def closed(self) -> frozenset[GitOid]:
         return frozenset(self._disk.closed)

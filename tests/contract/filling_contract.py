@@ -137,6 +137,51 @@ class FillingContract:
         assert 0 < taken.late_size * taken.objects < taken.received
         assert len(scene.here(sorted(scene.reached([commits[-1]])))) == taken.objects
 
+    def test_what_is_lacking_is_told_while_the_last_pack_is_still_worked_on(self, scene):
+        commits = scene.chain(10)
+        filling = self.fill(scene)
+        filling.begin(goal_of(scene, commits[-1]))
+        everything = scene.reached(commits[-1:])
+        for share in (0.3, 0.6, 1.0):
+            asked = filling.lacking(None, limit=1000)
+            while asked and set(asked) <= set(commits):
+                assert filling.take([scene.commits_pack(asked)], behind=True, max_bytes=PLENTY).complete
+                asked = filling.lacking(None, limit=1000)
+            if not asked:
+                break
+            pack = scene.commits_pack(asked)
+            taken = filling.take(breaking_off(pack[: int(len(pack) * share)]), behind=True, max_bytes=PLENTY)
+            assert (taken.complete, taken.announced) == (False, len(asked))
+            assert set(filling.lacking(None, limit=1000)) <= everything
+        while asked := filling.lacking(None, limit=1000):
+            assert filling.take([scene.commits_pack(asked)], behind=True, max_bytes=PLENTY).complete
+        filling.settle()
+        assert scene.here(sorted(everything)) == everything
+        filling.finish()
+        assert not filling.begun()
+
+    @pytest.mark.parametrize("behind", [False, True])
+    def test_the_rest_of_a_range_that_broke_off_follows(self, scene, behind):
+        commits = scene.chain(12)
+        filling = self.fill(scene)
+        filling.begin(goal_of(scene, commits[-1]))
+        self.graph(scene, commits)
+        filling.freeze()
+        asked = 0
+        while (stretch := filling.stretch(3)) is not None:
+            asked += 1
+            pack = scene.pack(stretch.wants, haves=stretch.haves)
+            if asked % 3 == 2:
+                taken = filling.take(breaking_off(pack[: len(pack) * 3 // 4]), behind=behind, max_bytes=PLENTY)
+                assert not taken.complete
+                continue
+            assert filling.take([pack], behind=behind, max_bytes=PLENTY).complete
+            filling.advance(stretch)
+        assert asked == 6
+        assert filling.lacking(None, limit=10) == []
+        filling.finish()
+        assert scene.here(sorted(scene.reached(commits[-1:]))) == scene.reached(commits[-1:])
+
     @pytest.mark.parametrize("bytes_before", [0, 3, 12, 13])
     def test_of_a_pack_cut_at_its_head_nothing_stays(self, scene, bytes_before):
         tip = scene.chain(1)[0]

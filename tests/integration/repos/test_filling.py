@@ -18,9 +18,9 @@ from mirror_sync.domain.names import GitOid
 from mirror_sync.domain.refs import ObjectFormat, RefSnapshot
 from mirror_sync.errors import GitFailed
 from mirror_sync.ports import GitAccess, PublishRequest
-from mirror_sync.ports.filling import Gap, Goal
+from mirror_sync.ports.filling import Gap, Goal, Stretch
 from mirror_sync.repos.filling import DiskFilling
-from tests.contract.filling_contract import FillingContract, breaking_off
+from tests.contract.filling_contract import FillingContract, breaking_off, goal_of
 from tests.support.disk_mirror import MAIN, PLENTY, DiskMirror
 from tests.support.kill_at import killed_at, steps_of
 from tests.support.upstream import GitUpstream
@@ -158,12 +158,13 @@ class Filler:
             filling.take(self.sent(history.pack_of(self.behind(gap))), graph=True, max_bytes=PLENTY)
         filling.freeze()
         while (stretch := filling.stretch(3)) is not None:
-            if filling.take(self.sent(history.pack(stretch.wants, haves=stretch.haves)), max_bytes=PLENTY).complete:
+            pack = history.pack(stretch.wants, haves=stretch.haves)
+            if filling.take(self.sent(pack), behind=True, max_bytes=PLENTY).complete:
                 filling.advance(stretch)
                 continue
             filling.copy_commits(stretch)
             while lacking := filling.lacking(stretch, limit=5):
-                filling.take(self.sent(history.pack_of(lacking)), max_bytes=PLENTY)
+                filling.take(self.sent(history.pack_of(lacking)), behind=True, max_bytes=PLENTY)
             filling.advance(stretch)
         while lacking := filling.lacking(None, limit=100):
             filling.take(self.sent(history.pack_of(lacking)), max_bytes=PLENTY)
@@ -315,6 +316,64 @@ def test_a_delta_that_fits_no_base_costs_only_what_comes_behind_it(scene):
         assert (taken.objects, taken.announced) == (6, 8)
         assert scene.here([GitOid(oid) for oid in sound]) == set(sound)
         assert len(list(scene.repository.layout.stage_packs.glob("*.pack"))) == 1
+
+
+def test_a_pack_that_turns_out_damaged_after_its_last_byte_takes_the_ladder_back(scene):
+    history = scene.mirror.history
+    commits = scene.chain(6)
+    with scene.repository.lock():
+        filling = scene.repository.filling()
+        filling.begin(goal_of(scene, commits[-1]))
+        filling.take([scene.commits_pack(commits)], graph=True, max_bytes=PLENTY)
+        filling.freeze()
+
+        def sent(stretch: Stretch) -> bytes:
+            return history.pack(stretch.wants, haves=stretch.haves)
+
+        first = filling.stretch(2)
+        assert filling.take([sent(first)], behind=True, max_bytes=PLENTY).complete
+        filling.advance(first)
+        second = filling.stretch(2)
+        damaged = bytearray(sent(second))
+        damaged[-1] ^= 1  # the checksum at the end, which git reads last
+        assert filling.take([bytes(damaged)], behind=True, max_bytes=PLENTY).complete
+        filling.advance(second)
+        third = filling.stretch(2)
+        assert filling.place() == (4, 6)
+        told = filling.take([sent(third)], behind=True, max_bytes=PLENTY)
+        if not isinstance(told.error, GitFailed):
+            told = filling.take(iter(()), behind=True, max_bytes=PLENTY)
+        assert isinstance(told.error, GitFailed)
+        assert not told.complete
+        assert filling.place() == (2, 6)
+        filling.advance(third)
+        assert filling.place() == (2, 6), "it does not begin where the ladder stands"
+        while stretch := filling.stretch(2):
+            assert filling.take([sent(stretch)], behind=True, max_bytes=PLENTY).complete
+            filling.advance(stretch)
+        filling.finish()
+        assert scene.here(sorted(scene.reached(commits[-1:]))) == scene.reached(commits[-1:])
+
+
+def test_what_is_released_is_salvaged_later(scene):
+    commits = scene.chain(4)
+    with scene.repository.lock():
+        filling = scene.repository.filling()
+        filling.begin(goal_of(scene, commits[-1]))
+        filling.take([scene.commits_pack(commits)], graph=True, max_bytes=PLENTY)
+        filling.freeze()
+        stretch = filling.stretch(2)
+        pack = scene.mirror.history.pack(stretch.wants, haves=stretch.haves)
+        assert filling.take([pack], behind=True, max_bytes=PLENTY).complete
+        filling.advance(stretch)
+        filling.release()
+        assert filling.place() == (0, 4)
+        assert filling.interrupted()
+        left = filling.salvage()
+        assert left.objects == left.announced
+        assert scene.here(sorted(scene.reached(stretch.wants))) == scene.reached(stretch.wants)
+        assert not filling.interrupted()
+        assert list(scene.repository.layout.fill.glob("tmp_*")) == []
 
 
 def test_stock_git_is_told_what_is_closed(scene, tmp_path):
