@@ -256,9 +256,7 @@ def _held(git_dir: Path, name: MirrorName, *, memory_bytes: int) -> Iterator[_Se
             if directory is None:
                 break
             try:
-                found = _ServedView(
-                    directory, stack.enter_context(held_view(directory)), memory_bytes=memory_bytes
-                )
+                found = _ServedView(directory, stack.enter_context(held_view(directory)), memory_bytes=memory_bytes)
                 break
             except FileNotFoundError as error:
                 # superseded and dropped between the two looks, or the mirror was just removed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -13,7 +14,10 @@ from mirror_sync.errors import GitFailed, GitOutOfMemory, StorageFull
 from mirror_sync.repos import git as door
 from mirror_sync.repos.git import Git
 from mirror_sync.repos.memory import LEAST_BYTES, child_memory_bytes, group_limits, machine_memory
+from mirror_sync.repos.serving import GitServing
 from tests.support.bomb import MIB, boast, bomb
+from tests.support.published import NAME, publish
+from tests.support.raw_history import History
 
 
 @pytest.fixture
@@ -29,6 +33,14 @@ def git_that_says(monkeypatch: pytest.MonkeyPatch, directory: Path, said: str) -
     (directory / "git").write_text(f"#!/bin/sh\ncat {directory}/said >&2\nexit 128\n")
     (directory / "git").chmod(0o755)
     monkeypatch.setitem(door._BASE_ENVIRONMENT, "PATH", f"{directory}:{door.CHILD_PATH}")
+
+
+def limits_of(pid: int, what: str) -> set[int]:
+    """Return the soft and the hard limit of a process."""
+    limits = Path(f"/proc/{pid}/limits").read_text()
+    found = re.search(rf"^Max {what} +([0-9]+) +([0-9]+) ", limits, re.MULTILINE)
+    assert found, limits
+    return {int(found[1]), int(found[2])}
 
 
 @pytest.mark.parametrize("pack", [bomb(512 * MIB)[1], boast(3 << 30)], ids=["delta", "tree"])
@@ -80,11 +92,36 @@ def test_what_a_child_had_started_before_is_bounded_too() -> None:
         try:
             door._limit(child.pid, file_limit=None, memory_bytes=77 * MIB)
             for pid in (child.pid, inner):
-                limits = Path(f"/proc/{pid}/limits").read_text()
-                assert re.search(rf"^Max data size +{77 * MIB} +{77 * MIB} ", limits, re.MULTILINE), limits
-                assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE), limits
+                assert limits_of(pid, "data size") == {77 * MIB}
+                assert limits_of(pid, "core file size") == {0}
         finally:
             os.killpg(child.pid, 9)
+
+
+def test_what_serves_clients_is_bounded_with_all_that_it_starts(tmp_path: Path) -> None:
+    history = History(tmp_path / "scratch")
+    tip = history.commit(files={"large": os.urandom(4 * MIB)})
+    publish(tmp_path / "git", history, {"refs/heads/main": tip})
+    served = GitServing(tmp_path / "git", max_packs=1, child_memory=500 * MIB)
+    asked = b"0011command=fetch0001" + b"0032want %s\n" % tip.encode() + b"0009done\n0000"
+    pieces = served.upload_pack(NAME, io.BytesIO(asked), protocol="version=2")
+    assert pieces is not None
+    body = b""
+    while len(body) < MIB:
+        body += next(pieces)
+    group = pieces._child.pid if pieces._child else 0
+    members = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and is_of(entry, group)]
+    assert len(members) == 2, "upload-pack, and pack-objects at work for it"
+    assert [limits_of(pid, "data size") for pid in members] == [{500 * MIB}] * 2
+    body += b"".join(pieces)
+    assert body.endswith(b"0000")
+
+
+def is_of(entry: Path, group: int) -> bool:
+    try:
+        return os.getpgid(int(entry.name)) == group
+    except ProcessLookupError:
+        return False
 
 
 @pytest.mark.parametrize(
