@@ -431,7 +431,7 @@ def _bring_lfs(job: _Job, tip: GitOid, needs: Sequence[TipNeed]) -> set[Pointer]
         finally:
             if upstream is not None:
                 upstream.close()
-        reasons.update(_given_up(done, left))
+        reasons.update(_given_up(done, left, host=(upstream or job.source).host))
 
     try:
         if elsewhere is None or elsewhere.host == job.source.host:
@@ -472,10 +472,19 @@ def _transfer(job: _Job, upstream: Upstream, wanted: Sequence[Pointer], objects:
     return done
 
 
-def _given_up(done: TransferReport, wanted: Sequence[Pointer]) -> dict[Pointer, str]:
-    """Return what trying again does not bring: upstream lacks it, refuses it, or sends wrong bytes."""
-    answers = {**done.known_missing, **done.failed}
-    return {pointer: answers[pointer.oid][1] for pointer in wanted if pointer.oid in answers}
+def _given_up(done: TransferReport, wanted: Sequence[Pointer], *, host: str) -> dict[Pointer, str]:
+    """Return what trying again does not bring, with reasons: ``host`` does not give it, refuses it, or sends wrong bytes.
+
+    Whether a host that does not give an object lacks it, or leaves it out as a mirror
+    may, is in its own words.
+    """
+    refused = {oid: message for oid, (_, message) in done.failed.items()}
+    absent = {
+        oid: f"{host} does not give it: {message.partition(': ')[2] or 'no reason given'}"
+        for oid, (_, message) in done.known_missing.items()
+    }
+    reasons = {**absent, **refused}
+    return {pointer: reasons[pointer.oid] for pointer in wanted if pointer.oid in reasons}
 
 
 def _some(lines: Sequence[str], noun: str) -> list[str]:

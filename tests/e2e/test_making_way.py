@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,4 +135,14 @@ def test_what_a_mirror_leaves_out_is_said_to_clients_and_the_rest_is_served(
                          daemon.url(name), str(tmp_path / "all"), check=False)  # fmt: skip
     assert refused.returncode != 0
     assert "this mirror leaves the object out: it lies at no path that this mirror keeps" in refused.stderr
+    command = [sys.executable, "-m", "mirror_sync", "clone", daemon.url(name), str(tmp_path / "ours")]
+    ours = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ours.returncode == 3
+    told = [line for line in ours.stderr.splitlines() if line.startswith("missing: ")]
+    left_out = "this mirror leaves the object out: it lies at no path that this mirror keeps"
+    assert told == [
+        f"missing: {path}: left as a pointer: {daemon.origin.removeprefix('http://')} does not give it: {left_out}; "
+        f"upstream may have it: {repo.url}"
+        for path in ("d/s.ckpt", "step.ckpt")
+    ]
     assert len(upstream.seen("GET /-/lfs/")) == 1
