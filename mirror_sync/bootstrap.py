@@ -112,7 +112,11 @@ class App:
 
         return GitServing(
             self.settings.storage.git_dir,
-            max_packs=self.settings.serve.max_packs,
+        serve = self.settings.serve
+            max_packs=serve.max_packs,
+            per_mirror=serve.max_packs_per_mirror,
+            per_client=serve.max_packs_per_client,
+            wait_seconds=serve.max_wait,
             child_memory=self.settings.git.max_memory_bytes,
         )
 

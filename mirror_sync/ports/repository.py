@@ -200,8 +200,27 @@ class Serving(Protocol):
     def advertise(self, name: MirrorName, *, protocol: str) -> bytes | None:
         """Return the body of ``info/refs?service=git-upload-pack``; ``None`` when the mirror was never published."""
 
-    def upload_pack(self, name: MirrorName, request: BinaryIO, *, protocol: str) -> Iterator[bytes] | None:
-        """Yield the answer to one ``git-upload-pack`` POST; closing the iterator kills the child group."""
+    def upload_pack(
+        self,
+        name: MirrorName,
+        request: BinaryIO,
+        *,
+        protocol: str,
+        client: str = "",
+        notice: str = "",
+        gone: Callable[[], bool] = ...,
+    ) -> Iterator[bytes] | None:
+        """Yield the answer to one ``git-upload-pack`` POST; closing the iterator kills the child group.
+
+        Packs are computed in turns, shared among clients and mirrors; ``client`` names whose
+        share it is.  ``notice`` is one line that the client shows where a pack begins.
+        ``gone`` is asked, about once a second while there is nothing to send, whether the
+        client has left; then :class:`ConnectionResetError` is raised.  Raises
+        :class:`Overloaded` when no turn came in time.
+        """
+
+    def load(self) -> tuple[int, int]:
+        """Return how many packs are being computed and how many requests wait for that."""
 
     def refs(
         self, name: MirrorName, *, after: str = "", limit: int = 100, prefix: str = ""

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import io
 import os
 import re
+import select
 import shutil
+import signal
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 from mirror_sync.domain.names import GitOid, MirrorName, RefName, ref_bytes, ref_from_bytes
 from mirror_sync.domain.refs import NO_HEAD
-from mirror_sync.errors import RepositoryDamaged
+from mirror_sync.errors import Overloaded, RepositoryDamaged
+from mirror_sync.repos.conversation import Asked, Opening, fatal_packet, what_is_asked
 from mirror_sync.repos.git import Child, Git
 from mirror_sync.repos.layout import layout_of
 from mirror_sync.repos.memory import child_memory_bytes
 from mirror_sync.repos.ref_pages import ref_page
-from mirror_sync.repos.turns import Turn, Turns
+from mirror_sync.repos.turns import Turn, Turns, never
 from mirror_sync.repos.views import held_view
 
 PIECE_BYTES: Final = 256 * 1024
@@ -35,9 +39,11 @@ LIFETIME_SECONDS: Final = 14 * 24 * 3600.0
 SLOW_SECONDS: Final = 5.0
 """A child that has waited so long for its client, and most of its time, gives its turn away."""
 
+LOOK_EVERY_SECONDS: Final = 1.0
+"""How often it is looked whether the client is still there while git has nothing to say."""
+
 _SERVICE: Final = b"001e# service=git-upload-pack\n0000"
 _PROTOCOL: Final = re.compile(r"version=[0-2]")
-_LISTING: Final = re.compile(rb"[0-9a-f]{4}command=ls-refs\n?")
 _REMEMBERED: Final = 16
 _ATTEMPTS: Final = 5
 
@@ -46,9 +52,11 @@ class GitServing:
     """The published views of all mirrors below ``git_dir``; implements :class:`mirror_sync.ports.Serving`.
 
     Every request resolves the mirror's current view once and keeps to it, so it sees
-    one snapshot.  ``max_packs`` children compute packs at once; further ones wait in line
-    up to ``wait_seconds``.  ``child_memory`` bounds, in bytes, what each child may
-    allocate; ``None`` means half of the machine's memory, 0 no bound.
+    one snapshot.  ``max_packs`` children compute packs at once, ``per_mirror`` of them for
+    one mirror and ``per_client`` for one client; further ones wait in line up to
+    ``wait_seconds``.  What needs no pack waits for nobody.  ``child_memory`` bounds, in
+    bytes, what each child may allocate; ``None`` means half of the machine's memory, 0 no
+    bound.
     """
 
     def __init__(
@@ -56,12 +64,14 @@ class GitServing:
         git_dir: Path,
         *,
         max_packs: int,
+        per_mirror: int | None = None,
+        per_client: int | None = None,
         wait_seconds: float = WAIT_SECONDS,
         child_memory: int | None = None,
     ) -> None:
         self._git_dir = git_dir
         self._memory_bytes = child_memory_bytes(child_memory)
-        self._turns = Turns(max_packs, wait_seconds=wait_seconds)
+        self._turns = Turns(max_packs, wait_seconds=wait_seconds, per_mirror=per_mirror, per_client=per_client)
         self._capabilities: OrderedDict[bytes, bytes] = OrderedDict()
 
     def advertise(self, name: MirrorName, *, protocol: str) -> bytes | None:
@@ -84,20 +94,37 @@ class GitServing:
                     self._capabilities.popitem(last=False)
             return known
 
-    def upload_pack(self, name: MirrorName, request: BinaryIO, *, protocol: str) -> PackStream | None:
+    def upload_pack(
+        self,
+        name: MirrorName,
+        request: BinaryIO,
+        *,
+        protocol: str,
+        client: str = "",
+        notice: str = "",
+        gone: Callable[[], bool] = never,
+    ) -> PackStream | None:
         """Return the answer to one ``git-upload-pack`` POST in pieces; closing it kills the child group.
 
-        ``request`` is the whole body, not compressed.  ``None`` when the mirror was never
-        published.  Raises :class:`Overloaded` when no turn came free in time, and
-        :class:`GitFailed` when git has no answer at all.
+        ``request`` is the whole body, not compressed.  ``client`` is whose share of the
+        turns this takes from.  ``notice`` is shown to the client where a pack begins, and
+        nowhere else.  ``None`` when the mirror was never published.  Raises
+        :class:`Overloaded` when no turn came free in time, :class:`GitFailed` when git has
+        no answer at all, and :class:`ConnectionResetError` soon after ``gone`` says yes.
         """
         with contextlib.ExitStack() as stack:
             view = stack.enter_context(_held(self._git_dir, name, memory_bytes=self._memory_bytes))
             if view is None:
                 return None
             source = stack.enter_context(_as_file(request))
-            turn = None if _is_listing(source) else self._turns.take()
-            if turn is not None:
+            asked = what_is_asked(source.fileno())
+
+            def admit() -> Turn:
+                return self._turns.take(mirror=name, client=client, gone=gone)
+
+            turn = None
+            if asked is Asked.PACK:
+                turn = admit()
                 stack.callback(turn.end)
             git = view.git(_sound_protocol(protocol))
             child = git.stream(
@@ -105,13 +132,24 @@ class GitServing:
                 stdin=source,
                 timeout=LIFETIME_SECONDS,
             )
-            stream = PackStream(child, turn=turn, view=stack.pop_all())
+            stream = PackStream(
+                child,
+                turn=turn,
+                admit=admit if asked is Asked.PERHAPS else None,
+                opening=None if asked is Asked.NO_PACK else Opening(notice),
+                gone=gone,
+                view=stack.pop_all(),
+            )
         try:
             stream.begin()
         except BaseException:
             stream.close()
             raise
         return stream
+
+    def load(self) -> tuple[int, int]:
+        """Return how many packs are being computed and how many requests wait for that."""
+        return self._turns.running(), self._turns.waiting()
 
     def refs(
         self, name: MirrorName, *, after: str = "", limit: int = 100, prefix: str = ""
@@ -132,16 +170,33 @@ class PackStream(Iterator[bytes]):
 
     Ends when git ends or when it is closed.  A child killed from outside raises
     :class:`GitFailed`, so that what the client got so far does not look whole.
+
+    ``admit`` waits for a turn.  A child that was started without one, because it was not
+    known whether a pack would follow, is held back where its pack begins until it has one.
     """
 
-    def __init__(self, child: Child, *, turn: Turn | None, view: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        child: Child,
+        *,
+        turn: Turn | None,
+        admit: Callable[[], Turn] | None,
+        opening: Opening | None,
+        gone: Callable[[], bool],
+        view: contextlib.ExitStack,
+    ) -> None:
         self._child: Child | None = child
         self._turn = turn
+        self._admit = admit
+        self._opening = opening
+        self._gone = gone
         self._view = view
         self._first = b""
         self._git_seconds = 0.0
         self._client_seconds = 0.0
         self._handed_at = 0.0
+        self._poll = select.poll()
+        self._poll.register(child.stdout.fileno(), select.POLLIN)
         # a larger pipe lets git work on while the client reads; a full quota of pipes only means smaller steps
         with contextlib.suppress(PermissionError):
             fcntl.fcntl(child.stdout.fileno(), fcntl.F_SETPIPE_SZ, PIECE_BYTES)
@@ -159,7 +214,11 @@ class PackStream(Iterator[bytes]):
         if self._first:
             piece, self._first = self._first, b""
         else:
-            piece = self._read()
+            try:
+                piece = self._read()
+            except BaseException:
+                self.close()
+                raise
         if not piece:
             self._finish(answered=True)
             raise StopIteration
@@ -183,16 +242,55 @@ class PackStream(Iterator[bytes]):
             self.close()
 
     def _read(self) -> bytes:
+        """Return what git writes next, nothing at its end."""
         if self._child is None:
             return b""
-        began = time.monotonic()
         if self._handed_at:
-            self._client_seconds += began - self._handed_at
+            self._client_seconds += time.monotonic() - self._handed_at
             self._yield_turn()
         if self._turn is not None:
             self._turn.handed_at = 0.0
+        while True:
+            piece = self._output()
+            if self._opening is None:
+                return piece
+            if not piece:
+                return self._opening.end()
+            piece = self._opening.feed(piece)
+            if self._opening.began:
+                piece = self._enter_pack(piece)
+            if piece:
+                return piece
+
+    def _output(self) -> bytes:
+        assert self._child is not None
+        began = time.monotonic()
+        while not self._poll.poll(LOOK_EVERY_SECONDS * 1000):
+            if self._gone():
+                raise ConnectionResetError(errno.ECONNRESET, "the client went away")
         piece = os.read(self._child.stdout.fileno(), PIECE_BYTES)
         self._git_seconds += time.monotonic() - began
+        return piece
+
+    def _enter_pack(self, piece: bytes) -> bytes:
+        """Return what may be sent of the piece in which the pack begins: all of it, once there is a turn."""
+        opening, admit = self._opening, self._admit
+        assert opening is not None
+        assert self._child is not None
+        self._opening = self._admit = None
+        if admit is None:
+            return piece
+        _signal(self._child, signal.SIGSTOP)
+        try:
+            self._turn = admit()
+        except Overloaded as error:
+            if not opening.banded:
+                raise
+            # the client may have the beginning of the answer: it can only say in its own band that it ends badly
+            self.close()
+            return piece[: opening.pack_at] + fatal_packet(f"{error.code}: {error.message}")
+        self._view.callback(self._turn.end)
+        _signal(self._child, signal.SIGCONT)
         return piece
 
     def _yield_turn(self) -> None:
@@ -292,8 +390,7 @@ def _as_file(request: BinaryIO) -> Iterator[BinaryIO]:
         yield request
 
 
-def _is_listing(source: BinaryIO) -> bool:
-    """Tell whether a request only lists refs: no pack is computed, so it takes no turn."""
-    descriptor = source.fileno()
-    position = os.lseek(descriptor, 0, os.SEEK_CUR)
-    return _LISTING.match(os.pread(descriptor, 64, position)) is not None
+def _signal(child: Child, number: signal.Signals) -> None:
+    """Stop or continue a child's whole group, if it still runs."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, number)

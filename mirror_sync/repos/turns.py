@@ -1,10 +1,12 @@
-"""Turns at computing packs: a few at once, the others in line."""
+"""Turns at computing packs: a few at once, the others in line, each client and mirror with its share."""
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
-from collections import deque
+from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from mirror_sync.errors import Overloaded
@@ -15,13 +17,21 @@ IDLE_SECONDS: Final = 5.0
 """A holder whose client has taken nothing for so long computes nothing: its turn goes to whoever waits."""
 
 LOOK_EVERY_SECONDS: Final = 1.0
+"""How often one who waits looks whether its client is still there."""
+
+
+def never() -> bool:
+    """Say that the client is still there."""
+    return False
 
 
 class Turn:
     """One turn taken; ended once, however often that is asked."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: Turns, mirror: str, client: str) -> None:
         self._turns: Turns | None = turns
+        self.mirror = mirror
+        self.client = client
         self.handed_at = 0.0
         """When the client was given what it has not taken yet (monotonic seconds); 0 while git works."""
 
@@ -32,59 +42,122 @@ class Turn:
             turns.give_back(self)
 
 
+class _Waiting:
+    """One in line; ``turn`` is set before ``called`` is."""
+
+    def __init__(self, mirror: str, client: str) -> None:
+        self.mirror = mirror
+        self.client = client
+        self.called = threading.Event()
+        self.turn: Turn | None = None
+
+
 class Turns:
     """``limit`` turns at once; who comes later waits in line, up to ``wait_seconds``.
+
+    At most ``per_mirror`` of them are for one mirror and ``per_client`` for one client,
+    so that some are soon free for others however long those packs take.  A free turn
+    goes to the client in line that holds the fewest; among equals to the one whose last
+    turn is longest ago, and then in the order of coming.  So whoever asks for fifty
+    packs at once keeps nobody waiting who asks for one.
 
     A holder that only waits for its client loses its turn to those in line: a few
     clients that stop reading would otherwise keep everybody out.
     """
 
-    def __init__(self, limit: int, *, wait_seconds: float) -> None:
+    def __init__(
+        self, limit: int, *, wait_seconds: float, per_mirror: int | None = None, per_client: int | None = None
+    ) -> None:
         self._limit = limit
+        self._per_mirror = limit if per_mirror is None else per_mirror
+        self._per_client = limit if per_client is None else per_client
         self._wait_seconds = wait_seconds
-        self._taken = 0
-        self._line: deque[threading.Event] = deque()
+        self._line: list[_Waiting] = []
         self._held: set[Turn] = set()
+        self._mirrors: Counter[str] = Counter()
+        self._clients: Counter[str] = Counter()
+        self._served: dict[str, int] = {}
+        """When each client that is here was last given a turn, counted in turns."""
+        self._given = 0
         self._lock = threading.Lock()
 
-    def take(self) -> Turn:
-        """Return a turn, in the order of coming; raises :class:`Overloaded` when none came in time."""
+    def take(self, *, mirror: str = "", client: str = "", gone: Callable[[], bool] = never) -> Turn:
+        """Return a turn; raises :class:`Overloaded` when none came in time.
+
+        ``gone`` is asked about once a second while waiting; once it says yes,
+        :class:`ConnectionResetError` is raised.
+        """
+        mine = _Waiting(mirror, client)
         with self._lock:
-            if self._taken < self._limit and not self._line:
-                self._taken += 1
-                return self._new()
-            mine = threading.Event()
             self._line.append(mine)
+            self._call()
         began = time.monotonic()
-        while not mine.wait(min(LOOK_EVERY_SECONDS, max(0.0, began + self._wait_seconds - time.monotonic()))):
+        while not mine.called.wait(min(LOOK_EVERY_SECONDS, max(0.0, began + self._wait_seconds - time.monotonic()))):
             self._take_back_idle()
-            if time.monotonic() - began < self._wait_seconds:
-                continue
-            with self._lock:
-                if not mine.is_set():
-                    self._line.remove(mine)
-                    raise Overloaded(
-                        retry_after=RETRY_SECONDS,
-                        why=f"no turn at computing a pack came free in {time.monotonic() - began:.0f} s",
-                    )
-        with self._lock:
-            return self._new()
+            if gone():
+                if not self._leave(mine) and mine.turn is not None:
+                    mine.turn.end()
+                raise ConnectionResetError(errno.ECONNRESET, "the client went away while it waited for its turn")
+            waited = time.monotonic() - began
+            if waited >= self._wait_seconds and self._leave(mine):
+                raise Overloaded(
+                    retry_after=RETRY_SECONDS, why=f"no turn at computing a pack came free in {waited:.0f} s"
+                )
+        assert mine.turn is not None
+        return mine.turn
+
+    def waiting(self) -> int:
+        """Return how many are in line."""
+        return len(self._line)
+
+    def running(self) -> int:
+        """Return how many turns are held."""
+        return len(self._held)
 
     def give_back(self, turn: Turn) -> None:
-        """End one turn: hand it to the first in line, or count it free; a turn taken back meanwhile is no more."""
+        """End one turn and call the next in line; a turn taken back meanwhile is no more."""
         with self._lock:
             if turn not in self._held:
                 return
             self._held.remove(turn)
-            if self._line:
-                self._line.popleft().set()
-            else:
-                self._taken -= 1
+            _less(self._mirrors, turn.mirror)
+            _less(self._clients, turn.client)
+            self._call()
+            self._forget(turn.client)
 
-    def _new(self) -> Turn:
-        turn = Turn(self)
-        self._held.add(turn)
-        return turn
+    def _leave(self, mine: _Waiting) -> bool:
+        """Leave the line; ``False`` when a turn came at the last moment."""
+        with self._lock:
+            if mine.turn is not None:
+                return False
+            self._line.remove(mine)
+            self._forget(mine.client)
+            return True
+
+    def _call(self) -> None:
+        """Give what is free to those in line whose turn it is."""
+        while len(self._held) < self._limit:
+            may = [
+                one
+                for one in self._line
+                if self._mirrors[one.mirror] < self._per_mirror and self._clients[one.client] < self._per_client
+            ]
+            if not may:
+                return
+            chosen = min(may, key=lambda one: (self._clients[one.client], self._served.get(one.client, 0)))
+            self._line.remove(chosen)
+            self._given += 1
+            self._served[chosen.client] = self._given
+            self._mirrors[chosen.mirror] += 1
+            self._clients[chosen.client] += 1
+            chosen.turn = Turn(self, chosen.mirror, chosen.client)
+            self._held.add(chosen.turn)
+            chosen.called.set()
+
+    def _forget(self, client: str) -> None:
+        """Forget when a client was last served that neither holds a turn nor waits: what is known stays bounded."""
+        if client not in self._clients and all(one.client != client for one in self._line):
+            self._served.pop(client, None)
 
     def _take_back_idle(self) -> None:
         now = time.monotonic()
@@ -93,3 +166,9 @@ class Turns:
             idle = idle[: len(self._line)]
         for turn in idle:
             turn.end()
+
+
+def _less(counts: Counter[str], key: str) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]

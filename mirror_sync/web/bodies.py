@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO
 
@@ -77,6 +78,23 @@ def deadline(environ: Mapping[str, Any], seconds: float) -> Iterator[threading.E
         yield late
     finally:
         timer.cancel()
+
+
+def gone(environ: Mapping[str, Any]) -> Callable[[], bool]:
+    """Return what tells whether the client of this request has closed its end of the connection.
+
+    Nobody who still wants an answer does: git, curl and proxies close it only when they give up.
+    """
+    client = environ.get("gunicorn.socket")
+    if not isinstance(client, socket.socket):
+        return lambda: False
+    poll = select.poll()
+    poll.register(client, select.POLLRDHUP)
+
+    def left() -> bool:
+        return bool(poll.poll(0))
+
+    return left
 
 
 def leave_body(environ: Mapping[str, Any]) -> None:

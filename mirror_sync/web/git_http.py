@@ -11,9 +11,9 @@ from flask import Request, Response, request
 from mirror_sync.domain.runs import Mirror
 from mirror_sync.errors import MirrorSyncError
 from mirror_sync.web.backend import backend, limits
-from mirror_sync.web.bodies import patience, spooled_body
+from mirror_sync.web.bodies import gone, patience, spooled_body
 from mirror_sync.web.door import served_mirror
-from mirror_sync.web.limits import Slot
+from mirror_sync.web.limits import Slot, client_of
 from mirror_sync.web.paths import Service, Target
 from mirror_sync.web.replies import NO_CACHE, RETRY_SECONDS, Refused, never_published
 from mirror_sync.web.streams import BLOCK_BYTES, Stream
@@ -27,7 +27,10 @@ FLUSH = b"0000"
 SEND_STALL_SECONDS = 300.0
 """A client that takes nothing for so long has gone, whatever its TCP connection says."""
 
-BUSY = "This mirror is serving as many clients as it can. Please try again in a moment."
+BUSY = (
+    "This mirror is serving as many clients as it can, or as many as it serves at one address. "
+    "Please try again in a moment."
+)
 
 _PROTOCOL = re.compile(r"version=[0-2]\Z")
 
@@ -73,7 +76,7 @@ def _info_refs(target: Target) -> Response:
         raise _push_refused(mirror)
     if service != UPLOAD_PACK:
         raise Refused(403, "This mirror speaks git's smart HTTP protocol only; the client asked for the dumb one.")
-    slot = limits().streams.take()
+    slot = limits().streams.take(client=client_of(request))
     if slot is None:
         raise Refused(429, BUSY, retry_after=RETRY_SECONDS)
     metrics = backend().metrics
@@ -106,7 +109,7 @@ def _upload_pack(target: Target) -> Response:
     if request.mimetype != REQUEST_TYPE:
         raise Refused(415, f"git-upload-pack takes {REQUEST_TYPE}")
     mirror = served_mirror(target.name)
-    slot = limits().streams.take()
+    slot = limits().streams.take(client=client_of(request))
     if slot is None:
         return _result(error_packet(BUSY))
     body: BinaryIO | None = None
@@ -132,8 +135,19 @@ def _begin(mirror: Mirror, body: BinaryIO, slot: Slot) -> Response:
         return _result(b"")
     began = app.clock.monotonic()
     try:
-        pieces = app.serving.upload_pack(mirror.name, body, protocol=git_protocol(request))
+        pieces = app.serving.upload_pack(
+            mirror.name,
+            body,
+            protocol=git_protocol(request),
+            client=client_of(request),
+            gone=gone(request.environ),
+        )
         first = next(pieces, b"") if pieces is not None else b""
+    except ConnectionResetError:
+        # the client left while it waited; whatever is answered reaches nobody
+        body.close()
+        slot.release()
+        return _result(b"")
     except MirrorSyncError as error:
         app.telemetry.event("upload_pack_failed", level="warning", mirror=mirror.name, code=error.code, why=str(error))
         body.close()

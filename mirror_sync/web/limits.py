@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import IPv6Address, IPv6Network
+
+from flask import Request
 
 from mirror_sync.config import Settings
 from mirror_sync.ports import Clock
 
 RESERVED_THREADS = 16
 """Threads that streams can never take: health, metrics, pages and webhooks answer always."""
+
+SHARE_FOR_OTHERS = 4
+"""The part of the streams that no single client can take, one in so many: there is always room for somebody else."""
 
 SMALL_BODY_BYTES = 64 * 1024
 """A body up to this size is here as a whole before a thread begins (:mod:`mirror_sync.web.patient`)."""
@@ -25,29 +31,73 @@ BODY_WAIT_SECONDS = 5.0
 class Slot:
     """One place taken; released once, however often that is asked."""
 
-    __slots__ = ("_held", "_semaphore")
+    __slots__ = ("_client", "_held", "_slots")
 
-    def __init__(self, semaphore: threading.Semaphore) -> None:
-        self._semaphore = semaphore
+    def __init__(self, slots: Slots, client: str) -> None:
+        self._slots = slots
+        self._client = client
         self._held = True
 
     def release(self) -> None:
         """Give the place back."""
         if self._held:
             self._held = False
-            self._semaphore.release()
+            self._slots.give_back(self._client)
 
 
 class Slots:
-    """A number of places."""
+    """A number of places, of which one client has ``per_client`` at most."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, per_client: int | None = None) -> None:
         self._semaphore = threading.BoundedSemaphore(max(1, count))
+        self._per_client = per_client
+        self._clients: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
-    def take(self, *, wait: float = 0.0) -> Slot | None:
-        """Return a place, waiting up to ``wait`` seconds, or ``None``."""
+    def take(self, *, client: str = "", wait: float = 0.0) -> Slot | None:
+        """Return a place, waiting up to ``wait`` seconds, or ``None``; without a name a client's share is not counted."""
+        if client and not self._count(client):
+            return None
         got = self._semaphore.acquire(timeout=wait) if wait > 0 else self._semaphore.acquire(blocking=False)
-        return Slot(self._semaphore) if got else None
+        if got:
+            return Slot(self, client)
+        self._discount(client)
+        return None
+
+    def give_back(self, client: str) -> None:
+        """Take back a place."""
+        self._discount(client)
+        self._semaphore.release()
+
+    def _count(self, client: str) -> bool:
+        with self._lock:
+            if self._per_client is not None and self._clients[client] >= self._per_client:
+                return False
+            self._clients[client] += 1
+            return True
+
+    def _discount(self, client: str) -> None:
+        if not client:
+            return
+        with self._lock:
+            self._clients[client] -= 1
+            if not self._clients[client]:
+                del self._clients[client]
+
+
+def client_of(asked: Request) -> str:
+    """Return whose share of what there is a request takes from: its address, of IPv6 the network.
+
+    A machine has as many IPv6 addresses as it likes, all of one /64.
+    """
+    address = asked.remote_addr or ""
+    if ":" not in address:
+        return address
+    try:
+        found = IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(found.ipv4_mapped or IPv6Network((found, 64), strict=False))
 
 
 class Patience:
@@ -88,7 +138,8 @@ class Limits:
     """Everything that is counted."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
-        self.streams = Slots(settings.serve.max_streams)
+        most = settings.serve.max_streams
+        self.streams = Slots(most, per_client=max(1, most - max(1, most // SHARE_FOR_OTHERS)))
         self._bodies = Slots(LARGER_BODIES)
         self._line = Slots(LARGER_BODIES)
         self.patience = Patience(clock)

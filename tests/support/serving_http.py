@@ -19,10 +19,10 @@ UPLOAD_PACK = ".git/git-upload-pack"
 
 
 class ServingHttp:
-    """Serves every mirror at ``url(name)`` while its ``with`` block lasts."""
+    """Serves every mirror at ``url(name)`` while its ``with`` block lasts; a request's client is its header ``X-Client``."""
 
-    def __init__(self, serving: Serving) -> None:
-        handler = type("Handler", (_Handler,), {"serving": serving})
+    def __init__(self, serving: Serving, *, notice: str = "") -> None:
+        handler = type("Handler", (_Handler,), {"serving": serving, "notice": notice})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
 
@@ -42,6 +42,7 @@ class ServingHttp:
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     serving: Serving
+    notice: str
 
     def do_GET(self) -> None:
         path = urlsplit(self.path).path
@@ -60,7 +61,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             body = gzip.decompress(body)
         name = MirrorName(self.path[1:].removesuffix(UPLOAD_PACK))
         try:
-            pieces = self.serving.upload_pack(name, io.BytesIO(body), protocol=self.headers.get("Git-Protocol", ""))
+            pieces = self.serving.upload_pack(
+                name,
+                io.BytesIO(body),
+                protocol=self.headers.get("Git-Protocol", ""),
+                client=self.headers.get("X-Client", ""),
+                notice=self.notice,
+            )
         except MirrorSyncError as error:
             self.send_error(429, error.code)
             return

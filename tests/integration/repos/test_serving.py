@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,7 +146,9 @@ def test_partial_clones_work(git_dir: Path, tmp_path: Path, history: History, se
         assert (clone / "a").read_bytes() == b"x" * 5000
 
 
-@pytest.mark.parametrize("filter_", ["tree:5", "sparse:oid=main:a", "combine:blob:none+tree:5"])
+@pytest.mark.parametrize(
+    "filter_", ["tree:5", "tree:999999", "sparse:oid=main:a", "combine:blob:none+tree:5", "object:type=blob"]
+)
 def test_costly_filters_are_refused_with_a_reason(
     git_dir: Path, tmp_path: Path, history: History, served: GitServing, filter_: str
 ) -> None:
@@ -364,22 +367,36 @@ def test_a_dropped_stream_ends_as_well(big: Big) -> None:
     wait_until(lambda: not alive(group))
 
 
+def serving_children(big: Big) -> list[str]:
+    """Return the process ids of ``upload-pack`` over the current view."""
+    marker = str(layout_of(big.git_dir, NAME).current_view()).encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if b"upload-pack" in command and marker in command:
+                found.append(entry.name)
+    return found
+
+
+def states(group: int) -> list[str]:
+    """Return the states of a process group's members, as ``/proc`` names them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, _, its_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            except OSError:
+                continue
+            if int(its_group) == group:
+                found.append(state)
+    return found
+
+
 def test_a_client_that_vanishes_takes_its_children_with_it(big: Big) -> None:
-    layout = layout_of(big.git_dir, NAME)
-    marker = str(layout.current_view()).encode()
-
-    def serving_children() -> list[str]:
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    command = (entry / "cmdline").read_bytes()
-                except OSError:
-                    continue
-                if b"upload-pack" in command and marker in command:
-                    found.append(entry.name)
-        return found
-
     with ServingHttp(big.served) as http, socket.socket() as client:
         # It reads so little that the pack, larger than all buffers on the way, cannot have been sent when it is gone.
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -389,9 +406,9 @@ def test_a_client_that_vanishes_takes_its_children_with_it(big: Big) -> None:
         head = f"POST {where.path}/git-upload-pack HTTP/1.1\r\nHost: {where.netloc}\r\nGit-Protocol: {V2}\r\n"
         client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         assert client.recv(12).startswith(b"HTTP/1.")
-        assert serving_children()
+        assert serving_children(big)
         client.close()
-        wait_until(lambda: not serving_children())
+        wait_until(lambda: not serving_children(big))
 
 
 def test_a_killed_child_never_looks_like_an_answer(big: Big) -> None:
@@ -450,4 +467,171 @@ def test_a_slow_client_lets_others_begin(big: Big, monkeypatch: pytest.MonkeyPat
     assert answer(served, fetch(tip)).endswith(b"0000")
     body += b"".join(slow)
     assert body.endswith(b"0000")
-    assert served._turns._taken == 0
+    assert served._turns.running() == 0
+
+
+class Clients:
+    """Real git clients that run at the same time, each called something."""
+
+    def __init__(self, url: str, directory: Path) -> None:
+        self.url = url
+        self.directory = directory
+        self.running: list[subprocess.Popen[str]] = []
+
+    def start(self, client: str, *arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            ["git", "-c", f"http.extraHeader=X-Client: {client}", *arguments], text=True, stderr=subprocess.PIPE
+        )
+        self.running.append(process)
+        return process
+
+    def clone(self, client: str) -> subprocess.Popen[str]:
+        where = str(self.directory / f"{client}-{len(self.running)}")
+        return self.start(client, "clone", "-q", "--bare", self.url, where)
+
+    def all_end_well(self) -> None:
+        for process in self.running:
+            _, said = process.communicate(timeout=60)
+            assert process.returncode == 0, said
+
+
+def test_a_client_with_many_clones_does_not_keep_another_out(big: Big, tmp_path: Path) -> None:
+    served = GitServing(big.git_dir, max_packs=2, per_client=1, wait_seconds=60)
+    busy = served._turns.take(client="many")  # a pack of theirs that takes for ever
+    with ServingHttp(served) as http:
+        clients = Clients(http.url(NAME), tmp_path)
+        for _ in range(6):
+            clients.clone("many")
+        wait_until(lambda: served.load() == (1, 6), 30)
+        _, said = (other := clients.clone("other")).communicate(timeout=60)
+        assert other.returncode == 0, said
+        assert served.load() == (1, 6)
+        busy.end()
+        clients.all_end_well()
+        wait_until(lambda: served.load() == (0, 0))
+
+
+def test_what_needs_no_pack_waits_for_nobody(big: Big, tmp_path: Path) -> None:
+    served = GitServing(big.git_dir, max_packs=1, wait_seconds=60)
+    clone = tmp_path / "clone"
+    with ServingHttp(served) as http:
+        git("clone", "-q", "--bare", http.url(NAME), str(clone))
+        busy = served._turns.take()
+        for protocol in (0, 2):
+            version = f"protocol.version={protocol}"
+            assert big.tip in git("-c", version, "ls-remote", http.url(NAME))
+            git("-c", version, "fetch", "-q", "origin", "refs/heads/main", cwd=clone)
+            assert served.load() == (1, 0)
+        busy.end()
+
+
+@pytest.mark.parametrize("protocol", [0, 2])
+def test_a_child_is_held_back_where_its_pack_begins(
+    git_dir: Path, history: History, tmp_path: Path, protocol: int
+) -> None:
+    """What both have in common is talked over at once; only the pack waits."""
+    commits = history.chain(40)
+    publish(git_dir, history, {"refs/heads/main": commits[30]})
+    served = GitServing(git_dir, max_packs=1, wait_seconds=60)
+    clone = tmp_path / "clone"
+    with ServingHttp(served) as http:
+        git("clone", "-q", "--bare", http.url(NAME), str(clone))
+        publish(git_dir, history, {"refs/heads/main": commits[39]})
+        busy = served._turns.take()
+        clients = Clients(http.url(NAME), tmp_path)
+        clients.start(
+            "one", "-c", f"protocol.version={protocol}", "-C", str(clone), "fetch", "-q", http.url(NAME), "main"
+        )
+        wait_until(lambda: served.load() == (1, 1), 30)
+        busy.end()
+        clients.all_end_well()
+        assert git("rev-parse", "FETCH_HEAD", cwd=clone) == commits[39]
+        wait_until(lambda: served.load() == (0, 0))
+
+
+def negotiation(want: str, have: str) -> bytes:
+    return packet("command=fetch\n") + b"0001" + packet(f"want {want}\n") + packet(f"have {have}\n") + b"0000"
+
+
+def test_a_child_that_is_held_back_computes_nothing_and_goes_with_its_client(big: Big) -> None:
+    commit = big.history.commit("next", parents=[big.tip], files={"g": random.Random(2).randbytes(3 << 20)})
+    publish(big.git_dir, big.history, {"refs/heads/main": commit})
+    served = GitServing(big.git_dir, max_packs=1, wait_seconds=60)
+    busy = served._turns.take()
+    left = threading.Event()
+    body = io.BytesIO(negotiation(commit, big.tip))
+    ended: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            for _ in served.upload_pack(NAME, body, protocol=V2, gone=left.is_set) or ():
+                pass
+        except ConnectionResetError as error:
+            ended.append(error)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    wait_until(lambda: served.load() == (1, 1), 30)
+    (leader,) = {os.getpgid(int(pid)) for pid in serving_children(big)}
+    wait_until(lambda: set(states(leader)) == {"T"})
+    left.set()
+    asking.join(30)
+    assert len(ended) == 1
+    wait_until(lambda: not alive(leader))
+    assert served.load() == (1, 0)
+    busy.end()
+    assert served.load() == (0, 0)
+
+
+def test_a_turn_that_never_comes_is_told_inside_an_answer_that_has_begun(
+    git_dir: Path, history: History, tmp_path: Path
+) -> None:
+    commits = history.chain(4)
+    publish(git_dir, history, {"refs/heads/main": commits[1]})
+    served = GitServing(git_dir, max_packs=1, wait_seconds=0.05)
+    clone = tmp_path / "clone"
+    with ServingHttp(served) as http:
+        git("clone", "-q", "--bare", http.url(NAME), str(clone))
+        publish(git_dir, history, {"refs/heads/main": commits[3]})
+        busy = served._turns.take()
+        fetching = ("-C", str(clone), "fetch", http.url(NAME), "main")
+        said = failing(*fetching)
+        assert "MS-V429: Too many packs are being computed here" in said
+        assert served.load() == (1, 0)
+        busy.end()
+        git(*fetching)
+
+
+def test_a_client_that_leaves_while_git_computes_takes_the_child_along(big: Big) -> None:
+    left = threading.Event()
+    stream = big.served.upload_pack(NAME, io.BytesIO(fetch(big.tip)), protocol=V2, gone=left.is_set)
+    assert stream is not None
+    assert stream._child is not None
+    group = stream._child.pid
+    os.killpg(group, signal.SIGSTOP)  # it has nothing to say for as long as anybody waits
+    left.set()
+    with pytest.raises(ConnectionResetError):
+        for _ in stream:
+            pass
+    stream.close()
+    wait_until(lambda: not alive(group))
+    assert big.served.load() == (0, 0)
+
+
+# ---------------------------------------------------------------- what clients are told
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2])
+@pytest.mark.parametrize("extra", [[], ["--depth=1"], ["--filter=blob:none"], ["--quiet"], ["--progress"]])
+def test_a_notice_stands_in_the_output_of_git(big: Big, tmp_path: Path, protocol: int, extra: list[str]) -> None:
+    clone = tmp_path / "clone"
+    with ServingHttp(big.served, notice="acme/model is 2h14m behind its upstream") as http:
+        command = ["git", "-c", f"protocol.version={protocol}", "clone", "--bare", *extra, http.url(NAME), str(clone)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("remote: acme/model is 2h14m behind its upstream") == 1
+        git("fsck", "--connectivity-only", cwd=clone)
+        again = subprocess.run(
+            ["git", "fetch", "origin"], cwd=clone, capture_output=True, text=True, timeout=60, check=True
+        )
+        assert "behind" not in again.stderr  # nothing was sent

@@ -3,6 +3,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 import pytest
+from flask import Request
+from werkzeug.test import EnvironBuilder
 
 from mirror_sync.config import ServeSettings, Settings
 from mirror_sync.testing.clock import HandClock
@@ -14,6 +16,7 @@ from mirror_sync.web.limits import (
     Limits,
     Patience,
     Slots,
+    client_of,
     thread_count,
 )
 
@@ -28,6 +31,48 @@ def test_slots_run_out_and_come_back_once() -> None:
     first.release()
     assert slots.take() is not None
     assert slots.take() is None
+
+
+def test_one_client_leaves_places_for_others() -> None:
+    slots = Slots(4, per_client=3)
+    mine = [slots.take(client="mine") for _ in range(4)]
+    assert [slot is not None for slot in mine] == [True, True, True, False]
+    theirs = slots.take(client="theirs")
+    assert theirs is not None
+    assert slots.take(client="others") is None
+    assert mine[0] is not None
+    mine[0].release()
+    mine[0].release()
+    assert slots.take(client="mine") is not None
+    assert slots.take(client="mine") is None
+    theirs.release()
+    assert slots._clients == {"mine": 3}  # nothing is remembered of who has left
+
+
+@pytest.mark.parametrize(("most", "share"), [(1, 1), (2, 1), (8, 6), (256, 192)])
+def test_streams_have_room_for_somebody_else(most: int, share: int) -> None:
+    limits = Limits(Settings(serve=ServeSettings(max_streams=most)), HandClock())
+    taken = 0
+    while limits.streams.take(client="one") is not None:
+        taken += 1
+    assert taken == share
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:aaaa::1", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:bbbb::2", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("no:address", "no:address"),
+        ("", ""),
+    ],
+)
+def test_a_client_is_an_address_or_a_network(address: str, client: str) -> None:
+    builder = EnvironBuilder(environ_base={"REMOTE_ADDR": address})
+    assert client_of(Request(builder.get_environ())) == client
 
 
 def test_waiting_for_a_slot_ends() -> None:
