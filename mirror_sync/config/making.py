@@ -74,7 +74,6 @@ class Maker:
             classes=self._classes(),
             mirrors=self._mirrors(),
             webhooks=self._webhooks(),
-            access=self._access(),
             serve=values.ServeSettings(
                 max_streams=tree.serve.max_streams,
                 max_packs=tree.serve.max_packs,
