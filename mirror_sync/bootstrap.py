@@ -110,9 +110,9 @@ class App:
         """The mirrors' repositories, for clients."""
         from mirror_sync.repos.serving import GitServing
 
+        serve = self.settings.serve
         return GitServing(
             self.settings.storage.git_dir,
-        serve = self.settings.serve
             max_packs=serve.max_packs,
             per_mirror=serve.max_packs_per_mirror,
             per_client=serve.max_packs_per_client,

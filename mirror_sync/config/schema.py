@@ -529,6 +529,11 @@ class Serve(_Section):
 
     max_streams: Whole = _key(256, "Answers with Git or LFS bytes at the same time.", restart=True, least=1, most=4096)
     max_packs: Whole = _key(4, "Packs computed at the same time.", restart=True, least=1, most=256)
+    max_packs_per_mirror: Whole = _key(3, "Packs of one mirror computed at the same time.", restart=True, least=1)
+    max_packs_per_client: Whole = _key(
+        3, "Packs computed at the same time for one client, which is an address.", restart=True, least=1
+    )
+    max_wait: Minutes = _key("10m", "How long a fetch waits for its pack to be computed.", restart=True)
     threads: Whole = _key(64, "Threads of the web.", restart=True, least=2, most=MAX_THREADS)
 
 
@@ -577,11 +582,6 @@ SECTIONS: dict[str, type[_Section]] = {
     "ui": Ui,
 }
 
-    max_packs_per_mirror: Whole = _key(3, "Packs of one mirror computed at the same time.", restart=True, least=1)
-    max_packs_per_client: Whole = _key(
-        3, "Packs computed at the same time for one client, which is an address.", restart=True, least=1
-    )
-    max_wait: Minutes = _key("10m", "How long a fetch waits for its pack to be computed.", restart=True)
 
 @dataclass(frozen=True, slots=True)
 class Key:

@@ -223,6 +223,10 @@ class ServeSettings:
     max_streams: int = 256
     max_packs: int = 4
     """Packs computed at the same time; others wait."""
+    max_packs_per_mirror: int = 3
+    max_packs_per_client: int = 3
+    max_wait: float = 600.0
+    """How long a fetch waits for its turn, in seconds."""
     threads: int = 64
 
 
@@ -243,10 +247,6 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class UiSettings:
-    max_packs_per_mirror: int = 3
-    max_packs_per_client: int = 3
-    max_wait: float = 600.0
-    """How long a fetch waits for its turn, in seconds."""
     """What the status page says of itself."""
 
     language: Literal["auto", "en", "zh"] = "auto"
