@@ -114,6 +114,31 @@ def test_ever_new_commits_that_lead_nowhere_come_to_an_end(scene: Scene) -> None
     scene.assert_whole()
 
 
+def unfounded() -> bytes:
+    """A pack of deltas that look sound, on objects that nobody has."""
+    entry = bytes([(7 << 4) | 4]) + bytes(range(20)) + zlib.compress(bytes([99, 99, 0x90, 99]))
+    data = b"PACK" + (2).to_bytes(4) + (3).to_bytes(4) + entry * 3
+    return data + hashlib.sha1(data).digest()
+
+
+@pytest.mark.parametrize("breaking_off", [False, True])
+def test_ever_new_deltas_on_nothing_come_to_an_end(scene: Scene, breaking_off: bool) -> None:
+    def send(request: FetchRequest) -> bytes:
+        if request.filter or not request.thin:
+            return b""
+        scene.upstream.cut = len(scene.upstream.asked) if breaking_off else 0
+        return unfounded()
+
+    scene.upstream.lie = send
+    with pytest.raises((UpstreamInvalid, UpstreamUnavailable)):
+        scene.run()
+    assert len(scene.upstream.asked) < 60
+    scene.upstream.lie = lambda request: b""
+    scene.upstream.cut = 0
+    scene.run()
+    scene.assert_whole()
+
+
 def test_a_nearer_place_that_makes_up_commits_costs_time_only(scene: Scene) -> None:
     near = Sender(scene.mirror)
     near.lie = lambda request: made_up(scene.mirror, request)
