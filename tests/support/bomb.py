@@ -28,11 +28,14 @@ def boast(size: int) -> bytes:
 
 
 def plant(repo: UpstreamRepo, size: int, *, path: str = "zeros") -> str:
-    """Commit a blob of ``size`` zero bytes beside what is on main, as one small delta, and return the commit."""
+    """Commit a blob of ``size`` zero bytes beside what is on main, as one small delta, and return the commit.
+
+    What it leans on is in the commit as well, so that upstream sends it as it has it.
+    """
     oid, pack = bomb(size)
     repo.git("index-pack", "--stdin", data=pack)
-    listing = repo.git("ls-tree", "refs/heads/main") + f"\n100644 blob {oid}\t{path}\n"
-    tree = repo.git("mktree", data=listing.lstrip("\n"))
+    added = [f"100644 blob {oid}\t{path}", f"100644 blob {_oid(bytes(MIB), 1)}\t{path}.base"]
+    tree = repo.git("mktree", data="\n".join([repo.git("ls-tree", "refs/heads/main"), *added]) + "\n")
     commit = repo.git("commit-tree", "-p", "refs/heads/main", "-m", "zeros", tree)
     repo.update("refs/heads/main", commit)
     return commit
