@@ -73,6 +73,7 @@ FINAL: Final = frozenset({"MS-L400", "MS-L413", "MS-L422"})
 """What becomes of an LFS object that trying again does not mend: refused, too large, or wrong bytes each time."""
 
 RUN_AGAIN: Final = "run the same command again: it goes on where it stopped"
+CHECK_ADDRESS: Final = "check the address and the network, then run the same command again"
 
 REMEDIES: Final = {
     "MS-S507": f"free some space, then {RUN_AGAIN}; --no-lfs goes without LFS files",
@@ -88,6 +89,20 @@ REMEDIES: Final = {
 """What the person can do where another remedy would speak of a daemon's configuration."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One try to get something from ``host``, which is broken off after ``silence`` seconds without a sign of it."""
+
+    host: str
+    attempt: int
+    attempts: int
+    silence: float
+
+
+def _nobody_waits(_: Waiting | None) -> None:
+    """Nobody is told of waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +124,8 @@ class CloneWorld:
     telemetry: Telemetry
     relaxed: tuple[str, ...] = ()
     connections: int = 8
+    silence: float = 60.0
+    """Seconds without a byte after which an upstream gives a connection up."""
 
 
 @dataclass(slots=True)
@@ -119,6 +136,7 @@ class _Job:
     stop: threading.Event
     report: Callable[[Progress], None]
     say: Callable[[str], None]
+    waits: Callable[[Waiting | None], None] = _nobody_waits
     upstream: Upstream | None = None
     credential: Credential | None = None
     missing: list[str] = field(default_factory=list)
@@ -126,6 +144,8 @@ class _Job:
     received: int = 0
     fresh: bool = False
     """Whether this is the first run on this place."""
+    began: bool = True
+    """Whether there is something to go on with."""
 
     def tell(self, progress: Progress) -> None:
         """Pass progress on and remember that something moves."""
@@ -148,18 +168,22 @@ def clone(
     stop: threading.Event,
     report: Callable[[Progress], None],
     say: Callable[[str], None],
+    waits: Callable[[Waiting | None], None] = _nobody_waits,
 ) -> CloneReport:
     """Make the clone that ``order`` names, or go on with it, and tell what is not as upstream has it.
 
-    ``report`` hears of progress about once a second, ``say`` of each step.  Raises
+    ``report`` hears of progress about once a second, ``say`` of each step, ``waits`` of
+    each try to get something from a host and, by ``None``, of its end.  Raises
     :class:`Conflict` when something else is in the place, what upstream says when it goes
     on saying it, and :class:`Interrupted` once ``stop`` is set.
     """
-    job = _Job(order, name, world, stop, report, say)
+    job = _Job(order, name, world, stop, report, say, waits)
     place = world.place
     try:
         job.fresh = place.standing() is Standing.FRESH
+        job.began = not job.fresh
         observation = _observe(job, patience=FIRST_PATIENCE) if job.fresh else None
+        job.began = True
         with place.held():
             if place.standing() is not Standing.MADE:
                 place.begin()
@@ -209,7 +233,7 @@ def _identified(job: _Job, step: Callable[[_Job], T], *, patience: int = PATIENC
     """Do a step, and where upstream wants to know who asks, do it again with a credential that somebody knows."""
     credentials = job.world.credentials
     try:
-        return _persist(job, step, patience=patience)
+        return _persist(job, step, host=job.source.host, patience=patience)
     except UpstreamRefused as error:
         known = credentials.fill() if credentials is not None and job.credential is None else None
         if credentials is None or known is None:
@@ -220,7 +244,7 @@ def _identified(job: _Job, step: Callable[[_Job], T], *, patience: int = PATIENC
     job.source.close()
     job.upstream = None
     try:
-        done = _persist(job, step)
+        done = _persist(job, step, host=job.source.host)
     except UpstreamRefused as error:
         credentials.reject(known)
         raise _refused(
@@ -240,10 +264,11 @@ def _ask_refs(job: _Job) -> Observation:
     return observation
 
 
-def _persist(job: _Job, step: Callable[[_Job], T], *, patience: int = PATIENCE) -> T:
-    """Do a step again while upstream fails, as long as bytes keep coming now and then."""
+def _persist(job: _Job, step: Callable[[_Job], T], *, host: str, patience: int = PATIENCE) -> T:
+    """Do a step again while ``host`` fails, as long as bytes keep coming now and then."""
     failures, had = 0, job.received
     while True:
+        job.waits(Waiting(host, failures + 1, patience, job.world.silence))
         try:
             return step(job)
         except UpstreamLacks:
@@ -255,12 +280,17 @@ def _persist(job: _Job, step: Callable[[_Job], T], *, patience: int = PATIENCE) 
             job.say(f"{error.message}; waiting {max(0.0, seconds):.0f} s")
         except (UpstreamUnavailable, UpstreamInvalid) as error:
             failures = 0 if job.received > had else failures + 1
-            if failures >= _tries(error, patience):
-                error.remedy = error.remedy or RUN_AGAIN
+            tries = _tries(error, patience)
+            if failures >= tries:
+                error.remedy = error.remedy or (RUN_AGAIN if job.began else CHECK_ADDRESS)
                 raise
             had = job.received
             seconds = min(LONGEST_WAIT, FIRST_WAIT * 2.0**failures) * (0.5 + 0.5 * job.world.clock.chance())
             job.world.telemetry.event("clone_step_failed", why=str(error), failures=failures)
+            if failures:
+                job.say(f"{error.message}; trying again in {max(1.0, seconds):.0f} s (try {failures + 1} of {tries})")
+        finally:
+            job.waits(None)
         if job.world.clock.sleep(max(0.0, seconds), stop=job.stop):
             raise Interrupted
 
@@ -344,7 +374,7 @@ def _fetch(job: _Job, observation: Observation, tips: Sequence[GitOid], boundary
             here=() if filling.begun() else _whole(job, tips),
         ).given_up
 
-    for reason in _persist(job, step).values():
+    for reason in _persist(job, step, host=job.source.host).values():
         job.missing.append(reason)
 
 
@@ -437,7 +467,9 @@ def _bring_lfs(job: _Job, tip: GitOid, needs: Sequence[TipNeed]) -> set[Pointer]
         if elsewhere is None or elsewhere.host == job.source.host:
             _identified(job, step)
         else:
-            _persist(job, step)  # what a server that the repository names says of a credential is no judgement of ours
+            _persist(
+                job, step, host=elsewhere.host
+            )  # what a server that the repository names says of a credential is no judgement of ours
     except (UpstreamRefused, AddressRefused, UpstreamUnavailable) as error:
         if not server and error.code not in SETTLED:
             raise

@@ -17,15 +17,21 @@ import click
 from mirror_sync.cli import codes
 from mirror_sync.cli.opening import told
 from mirror_sync.cli.options import PATH, TEXT, Command
-from mirror_sync.cli.output import Output
+from mirror_sync.cli.output import Output, span
+from mirror_sync.cli.progress import SAY_EVERY_SECONDS, Board
 from mirror_sync.domain.names import MirrorName, parse_repository_url, printable, refname_fault
 from mirror_sync.domain.progress import Progress
 from mirror_sync.domain.runs import Lease, RunReport, Step
 from mirror_sync.errors import AddressRefused, Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from mirror_sync.cli.progress import Board
-    from mirror_sync.ports import CloneOrder, CloneReport, Credential
+    from mirror_sync.actions.clone import Waiting
+    from mirror_sync.actions.status import Document
+    from mirror_sync.ports import Clock, CloneOrder, CloneReport, Credential
+
+LOOK_EVERY_SECONDS: Final = 1.0
+QUIET_SECONDS: Final = 5.0
+"""After so long without a byte a person is told who is waited for."""
 
 _PROXY: Final = re.compile(r"(?:https?|socks5h?)://[^\s/@]+/?\Z")
 
@@ -109,7 +115,9 @@ def _run(out: Output, screen: _Screen, order: CloneOrder, target: Path, *, name:
     stop = threading.Event()
     try:
         with _stoppable(stop), screen:
-            report = make(order, name=name, world=world, stop=stop, report=screen.show, say=screen.say)
+            report = make(
+                order, name=name, world=world, stop=stop, report=screen.show, say=screen.say, waits=screen.waits
+            )
     except (KeyboardInterrupt, Interrupted):
         out.note("interrupted; run the same command again and it goes on where it stopped")
         return codes.INTERRUPTED
@@ -152,6 +160,12 @@ def humanish(url: str, *, bare: bool) -> str:
     return f"{last}.git" if bare else last
 
 
+def silence_text(waiting: Waiting, quiet: float) -> str:
+    """Return what a person is told of a host from which nothing was heard for ``quiet`` seconds."""
+    tries = f"try {waiting.attempt} of {waiting.attempts}"
+    return f"waiting for {waiting.host}: silent for {span(quiet)}, given up after {span(waiting.silence)}, {tries}"
+
+
 @contextmanager
 def _stoppable(stop: threading.Event) -> Iterator[None]:
     """Let SIGINT and SIGTERM end what runs in other threads, too."""
@@ -171,40 +185,81 @@ def _stoppable(stop: threading.Event) -> Iterator[None]:
 class _Screen:
     """Keeps the person at the terminal informed; implements :class:`mirror_sync.ports.Telemetry`."""
 
-    def __init__(self, out: Output, name: MirrorName) -> None:
-        from mirror_sync.cli.progress import Board
+    def __init__(self, out: Output, name: MirrorName, *, clock: Clock | None = None) -> None:
         from mirror_sync.clock import SystemClock
 
         self._out = out
         self._name = name
-        self._clock = SystemClock()
-        self._board: Board = Board(out, at_once=False)
+        self._clock: Clock = clock if clock is not None else SystemClock()
+        self._board = Board(out, at_once=False)
+        self._one_at_a_time = threading.RLock()
+        self._waiting: Waiting | None = None
+        self._heard_at = self._told_at = float("-inf")
+        self._received = -1
+        self._over = threading.Event()
+        self._watch = threading.Thread(target=self._look_again, name="waiting", daemon=True)
 
     def __enter__(self) -> Self:
+        self._watch.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._watch.join()
         self._board.clear()
 
     def show(self, progress: Progress) -> None:
         """Show how far it is."""
         from mirror_sync.actions.status import progress_document
 
+        with self._one_at_a_time:
+            if progress.received != self._received:
+                self._received = progress.received
+                self._heard_at = self._clock.monotonic()
+            self._renew(self._name, "cloning", progress_document(progress, self._clock.now()))
+
+    def _renew(self, name: str, activity: str, progress: Document | None) -> None:
         item = {
-            "name": self._name,
-            "activity": "cloning",
+            "name": name,
+            "activity": activity,
             "run": None,
             "removing_at": None,
             "refs": {"count": None},
             "lfs": {"wanted": None, "present": None, "wanted_bytes": None, "present_bytes": None},
-            "progress": progress_document(progress, self._clock.now()),
+            "progress": progress,
         }
         self._board.show([item], now=self._clock.monotonic())
 
     def say(self, text: str) -> None:
         """Tell of a step."""
-        self._board.clear()
-        self._out.note(text)
+        with self._one_at_a_time:
+            self._board.clear()
+            self._out.note(text)
+
+    def waits(self, waiting: Waiting | None) -> None:
+        """Take note of who is asked for something, or that nobody is any more."""
+        with self._one_at_a_time:
+            self._waiting = waiting
+            self._heard_at = self._clock.monotonic()
+            self._told_at = float("-inf")
+
+    def _look_again(self) -> None:
+        while not self._clock.sleep(LOOK_EVERY_SECONDS, stop=self._over):
+            self.tell_of_silence()
+
+    def tell_of_silence(self) -> None:
+        """Tell for whom the command waits, since when, and when it gives up, once nothing was heard for a while."""
+        with self._one_at_a_time:
+            now = self._clock.monotonic()
+            quiet = now - self._heard_at
+            if self._waiting is None or quiet < QUIET_SECONDS:
+                return
+            text = silence_text(self._waiting, quiet)
+            if sys.stderr.isatty():
+                self._renew(text, "", None)
+            elif now - self._told_at >= SAY_EVERY_SECONDS:
+                self._told_at = now
+                self._out.note(text)
 
     def ask(self, host: str) -> Credential | None:
         """Ask the person at the terminal for a user name and a password."""
@@ -212,7 +267,8 @@ class _Screen:
 
         if not sys.stdin.isatty() or self._out.told.quiet:
             return None
-        self._board.clear()
+        with self._one_at_a_time:
+            self._board.clear()
         username = click.prompt(f"User name for {host}", err=True)
         return Credential(
             username, click.prompt(f"Password or token for {username} at {host}", hide_input=True, err=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mirror_sync.actions import clone
-from mirror_sync.actions.clone import PATIENCE, CloneWorld, _Job, _persist
+from mirror_sync.actions.clone import PATIENCE, CloneWorld, Waiting, _Job, _persist
 from mirror_sync.domain.names import MirrorName
 from mirror_sync.errors import (
     Interrupted,
@@ -65,23 +65,38 @@ class Step:
 def test_a_link_that_fails_is_tried_again_with_growing_waits() -> None:
     clock = HandClock()
     began, step = clock.monotonic(), Step(UpstreamUnavailable(), UpstreamUnavailable(), UpstreamUnavailable())
-    assert _persist(job(clock), step) == "done"
+    assert _persist(job(clock), step, host="git.test") == "done"
     waited = clock.monotonic() - began
     assert step.calls == 4
     assert waited >= 3 * clone.FIRST_WAIT
 
 
+def test_each_try_is_told_of_with_how_many_there_are() -> None:
+    told: list[Any] = []
+    it = job(HandClock())
+    it.waits = it.say = told.append
+    step = Step(UpstreamUnavailable("git.test is silent"))
+    assert _persist(it, step, host="git.test", patience=3) == "done"
+    assert told == [
+        Waiting("git.test", 1, 3, 60.0),
+        "git.test is silent; trying again in 2 s (try 2 of 3)",
+        None,
+        Waiting("git.test", 2, 3, 60.0),
+        None,
+    ]
+
+
 def test_it_ends_when_nothing_comes_any_more_and_says_how_to_go_on() -> None:
     step = Step(*[UpstreamUnavailable("down") for _ in range(50)])
     with pytest.raises(UpstreamUnavailable) as caught:
-        _persist(job(HandClock()), step)
+        _persist(job(HandClock()), step, host="git.test")
     assert step.calls == PATIENCE
     assert caught.value.remedy == clone.RUN_AGAIN
 
 
 def test_as_long_as_bytes_come_it_never_ends() -> None:
     step = Step(*[UpstreamUnavailable("cut") for _ in range(50)], moving=True)
-    assert _persist(job(HandClock()), step) == "done"
+    assert _persist(job(HandClock()), step, host="git.test") == "done"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +112,7 @@ def test_as_long_as_bytes_come_it_never_ends() -> None:
 def test_what_stays_as_it_is_is_not_asked_again_and_again(error: MirrorSyncError, calls: int) -> None:
     step = Step(*[error] * 20)
     with pytest.raises(type(error)):
-        _persist(job(HandClock()), step)
+        _persist(job(HandClock()), step, host="git.test")
     assert step.calls == calls
 
 
@@ -105,17 +120,17 @@ def test_upstream_s_wish_to_wait_is_followed_within_reason() -> None:
     clock = HandClock()
     step = Step(RateLimited(until=clock.now() + 90))
     began = clock.now()
-    assert _persist(job(clock), step) == "done"
+    assert _persist(job(clock), step, host="git.test") == "done"
     assert clock.now() - began >= 90
     with pytest.raises(RateLimited):
-        _persist(job(clock), Step(RateLimited(until=clock.now() + clone.WORTH_WAITING + 60)))
+        _persist(job(clock), Step(RateLimited(until=clock.now() + clone.WORTH_WAITING + 60)), host="git.test")
 
 
 def test_a_stop_ends_the_waiting() -> None:
     it = job(HandClock())
     it.stop.set()
     with pytest.raises(Interrupted):
-        _persist(it, Step(UpstreamUnavailable()))
+        _persist(it, Step(UpstreamUnavailable()), host="git.test")
 
 
 def test_of_many_things_the_first_are_named_and_the_others_counted() -> None:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
-from mirror_sync.cli.clone import _PROXY, _checked, humanish
+from mirror_sync.actions.clone import CloneWorld, Waiting
+from mirror_sync.cli.clone import _PROXY, QUIET_SECONDS, _checked, _Screen, humanish
 from mirror_sync.cli.entry import run
+from mirror_sync.cli.options import Globals
+from mirror_sync.cli.output import Output
+from mirror_sync.cli.progress import SAY_EVERY_SECONDS
+from mirror_sync.domain.names import MirrorName
+from mirror_sync.domain.progress import Kind, Progress, Way
 from mirror_sync.errors import AddressRefused, MirrorSyncError, UsageError
+from mirror_sync.testing.clock import HandClock
+from mirror_sync.upstream import Access
 
 
 @pytest.mark.parametrize(
@@ -74,6 +84,36 @@ def test_an_empty_word_is_no_default(arguments: list[str], named: str, capsys: p
     told = capsys.readouterr()
     assert told.out == ""
     assert told.err.startswith(f"error[MS-C001]: invalid value for {named}: it is empty\n")
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_a_silent_host_is_named_with_the_time_it_has_left(quiet: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = HandClock()
+    screen = _Screen(Output(Globals(quiet=quiet)), MirrorName("git.test/a"), clock=clock)
+
+    def after(seconds: float) -> str:
+        clock.advance(seconds)
+        screen.tell_of_silence()
+        return capsys.readouterr().err
+
+    assert after(100) == "", "nobody is asked for anything"
+    screen.waits(Waiting("git.test", 1, 3, 60.0))
+    assert after(QUIET_SECONDS - 1) == ""
+    told = "" if quiet else "waiting for git.test: silent for 5s, given up after 1m, try 1 of 3\n"
+    assert after(1) == told
+    assert after(SAY_EVERY_SECONDS - 1) == "", "a log is told now and then"
+    assert after(1) == told.replace("5s", "35s")
+    screen.show(Progress(Kind.GIT, Way.PLAIN, 0, None, 1, 0.0, 1, 0))
+    assert after(QUIET_SECONDS - 1) == "", "something came"
+    screen.waits(Waiting("git.test", 3, 3, 60.0))
+    assert after(QUIET_SECONDS) == told.replace("1 of 3", "3 of 3")
+    screen.waits(None)
+    assert after(100) == ""
+
+
+def test_the_time_that_is_told_is_the_time_that_is_given() -> None:
+    (silence,) = (each.default for each in fields(CloneWorld) if each.name == "silence")
+    assert silence == Access().stall_timeout
 
 
 def test_an_empty_address_is_called_so() -> None:
