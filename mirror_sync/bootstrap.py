@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from mirror_sync import __version__
+from mirror_sync.actions import asked, history, maintain, reread, status, sweep, trigger
 from mirror_sync.actions import enrol as enrolment
-from mirror_sync.actions import history, maintain, reread, status, sweep, trigger
 from mirror_sync.actions.budget import Budget
 from mirror_sync.actions.clone import CloneWorld
 from mirror_sync.actions.outcome import record_crash
@@ -28,10 +28,11 @@ from mirror_sync.clock import SystemClock
 from mirror_sync.config import SecretFile, Settings, UpstreamRule
 from mirror_sync.config.environment import environment_proxy
 from mirror_sync.domain.budget import LinkRules, Urgency
-from mirror_sync.domain.names import MirrorName, UpstreamUrl, parse_repository_url, parse_upstream_url
+from mirror_sync.domain.names import LfsOid, MirrorName, UpstreamUrl, parse_repository_url, parse_upstream_url
 from mirror_sync.domain.runs import Delivery, Lease, Mirror, RunReport
 from mirror_sync.errors import MirrorSyncError, StorageFailed, StorageForeign
 from mirror_sync.ports import (
+    Arrivals,
     CloneOrder,
     Credential,
     GitRepositories,
@@ -127,6 +128,18 @@ class App:
 
         storage = self.settings.storage
         return FileObjectStore(storage.lfs_dir, reserve_bytes=storage.reserve_bytes, clock=self.clock)
+
+    @cached_property
+    def arrivals(self) -> Arrivals:
+        """The LFS objects that are on their way, for those who only read."""
+        from mirror_sync.lfs_store import FileArrivals
+
+        return FileArrivals(self.settings.storage.lfs_dir)
+
+    @cached_property
+    def in_hand(self) -> asked.InHand:
+        """What this process is bringing for clients that wait."""
+        return asked.InHand()
 
     @cached_property
     def parallel(self) -> ThreadParallel:
@@ -375,6 +388,10 @@ class App:
         """Store a verified delivery durably and wake the worker; ``False`` when it was stored before."""
         return trigger.accept_delivery(self.state, self.waker, delivery)
 
+    def ask_lfs(self, mirror: Mirror, oid: LfsOid, *, seconds: float) -> tuple[str, str] | None:
+        """Note that a client waits for an LFS object, and rouse the worker; return why it cannot be had, if so."""
+        return trigger.ask_lfs(self.state, self.waker, mirror, oid, seconds=seconds)
+
     # ------------------------------------------------------------ worker
 
     def claim(self, worker: str) -> Lease | None:
@@ -424,6 +441,22 @@ class App:
             telemetry=self.telemetry,
             limits=self.transfer_limits(),
             largest=history.SMALL_BYTES if small else None,
+            stop=stop,
+        )
+
+    def fetch_asked(self, *, stop: threading.Event) -> int:
+        """Fetch LFS objects that clients wait for; return how many were tried."""
+        if not (self.settings.lfs.enabled and self.settings.lfs.pull_through):
+            return 0
+        return asked.fetch_asked(
+            state=self.state,
+            in_hand=self.in_hand,
+            open_sources=self.sources_behind,
+            objects=self.objects,
+            parallel=self.parallel,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            limits=self.transfer_limits(),
             stop=stop,
         )
 

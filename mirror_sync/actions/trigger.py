@@ -1,9 +1,9 @@
-"""Poll, webhook and operator all end here: they only move *due*."""
+"""Poll, webhook, operator and waiting client all end here: they only say what is wanted sooner."""
 
 from __future__ import annotations
 
-from mirror_sync.domain.names import MirrorName
-from mirror_sync.domain.runs import Delivery, Trigger
+from mirror_sync.domain.names import LfsOid, MirrorName
+from mirror_sync.domain.runs import Delivery, Mirror, Trigger
 from mirror_sync.errors import Conflict
 from mirror_sync.ports import StateStore, Waker
 
@@ -29,3 +29,11 @@ def accept_delivery(state: StateStore, waker: Waker, delivery: Delivery) -> bool
     if fresh:
         waker.poke()
     return fresh
+
+
+def ask_lfs(state: StateStore, waker: Waker, mirror: Mirror, oid: LfsOid, *, seconds: float) -> tuple[str, str] | None:
+    """Note that a client waits for an LFS object for so many seconds more; return why it cannot be had, if so."""
+    failure = state.ask_lfs(mirror.id, oid, seconds=seconds)
+    if failure is None:
+        waker.poke()
+    return failure

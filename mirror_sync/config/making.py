@@ -65,6 +65,7 @@ class Maker:
                 include=tree.lfs.include,
                 exclude=tree.lfs.exclude,
                 recent=tree.lfs.recent,
+                pull_through=tree.lfs.pull_through,
             ),
             schedule=values.ScheduleSettings(
                 tree.schedule.interval, tree.schedule.objective, tree.schedule.jitter, tree.schedule.backoff_max

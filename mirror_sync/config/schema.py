@@ -443,6 +443,7 @@ class Lfs(_Section):
     include: PathPatterns = _key([], "Paths whose LFS objects are kept, as in .gitignore; empty: all.")
     exclude: PathPatterns = _key([], "Paths among those whose LFS objects are left out.")
     recent: Age = _key("none", "Age of the oldest commits, beside the tips, whose LFS objects are kept.")
+    pull_through: Flag = _key(True, "Fetch an LFS object that is not here yet at once when a client asks for it.")
 
 
 class Schedule(_Section):

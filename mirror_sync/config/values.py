@@ -110,6 +110,8 @@ class LfsSettings:
     exclude: tuple[str, ...] = ()
     recent: float | None = None
     """``None``: all of history."""
+    pull_through: bool = True
+    """Whether an LFS object that a client asks for before its turn is fetched for it at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ and ``tests/contract`` holds the suite that every implementation passes.  All me
 may be called from any thread unless they say otherwise.
 """
 
+from mirror_sync.ports.arriving import Arrival, Arrivals
 from mirror_sync.ports.cloning import CloneOrder, ClonePlace, CloneReport, Credential, Credentials, Draft, Standing
 from mirror_sync.ports.files import FileView, PublishedFiles, Revision
 from mirror_sync.ports.filling import BlobPart, Filling, Gap, Goal, Stretch, Taken
@@ -34,6 +35,8 @@ from mirror_sync.ports.upstream import (
 
 __all__ = [
     "Abilities",
+    "Arrival",
+    "Arrivals",
     "BlobBody",
     "BlobPart",
     "Clock",

@@ -321,6 +321,29 @@ class StateStore(Protocol):
     def lfs_missing(self, mirror_id: MirrorId, *, after: str = "", limit: int = 100) -> list[tuple[Pointer, str, str]]:
         """Return objects not here in oid order: pointer, code, message."""
 
+    def lfs_absent(self, mirror_id: MirrorId, oids: Sequence[LfsOid]) -> dict[LfsOid, tuple[str, str]]:
+        """Return, of ``oids``, those that the mirror wants and that are not here, with code and message of why."""
+
+    def ask_lfs(self, mirror_id: MirrorId, oid: LfsOid, *, seconds: float) -> tuple[str, str] | None:
+        """Note that a client waits for an object for so many seconds more.
+
+        Notes nothing, and returns code and message, while it is known that the object
+        cannot be had just now.
+        """
+
+    def lfs_asked(self) -> list[LfsJob]:
+        """Return the wanted objects that clients wait for now, those waited for longest first.
+
+        Nothing of mirrors that are paused or being removed, nothing that upstream itself
+        lacks, and nothing that just could not be had.
+        """
+
+    def lfs_ask_failed(self, mirror_id: MirrorId, oid: LfsOid, *, code: str, message: str, until: float) -> None:
+        """Note that an object could not be had for those who wait, and until when nobody need ask again."""
+
+    def lfs_ask_failures(self, mirror_id: MirrorId, oids: Sequence[LfsOid]) -> dict[LfsOid, tuple[str, str]]:
+        """Return, of ``oids``, those that cannot be had just now, with code and message."""
+
     def expired_kept(self, *, now: float, limit: int = 100) -> list[MirrorId]:
         """Return mirrors that have a kept tip whose time is over."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mirror_sync.state.asked import Asked
 from mirror_sync.state.hooks import Hooks
 from mirror_sync.state.lfs import Lfs
 from mirror_sync.state.mirrors import Mirrors
@@ -12,7 +13,7 @@ from mirror_sync.state.tokens import Tokens
 from mirror_sync.state.upkeep import Upkeep
 
 
-class SqlState(Mirrors, Runs, Lfs, Hooks, Tokens, Upkeep):
+class SqlState(Mirrors, Runs, Lfs, Asked, Hooks, Tokens, Upkeep):
     """The whole state of one installation; implements :class:`mirror_sync.ports.StateStore`."""
 
 

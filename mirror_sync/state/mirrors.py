@@ -21,6 +21,7 @@ from mirror_sync.state.database import mirrors
 from mirror_sync.state.models import (
     Intent,
     KeptTipRow,
+    LfsAsked,
     MirrorLfs,
     PointerRow,
     RefJournal,
@@ -38,8 +39,11 @@ FORGET_ROWS = 5000
 """Rows deleted in one transaction, so that forgetting a large mirror holds up nobody."""
 
 BELONGINGS = tuple(
-    table(model) for model in (MirrorLfs, PointerRow, ScannedTips, RefJournal, KeptTipRow, Intent, SignedDeletion, Run)
-)
+    table(model)
+    for model in (
+        MirrorLfs, LfsAsked, PointerRow, ScannedTips, RefJournal, KeptTipRow, Intent, SignedDeletion, Run,
+    )
+)  # fmt: skip
 
 
 BY_NAME = select(mirrors).where(m.name == bindparam("name"))

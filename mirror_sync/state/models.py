@@ -341,6 +341,22 @@ class MirrorLfs(Base):
     )
 
 
+class LfsAsked(Base):
+    """An LFS object that clients wait for, or that could not be had for them a moment ago."""
+
+    __tablename__ = "lfs_asked"
+
+    mirror_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    oid: Mapped[LfsOid] = mapped_column(primary_key=True)
+    asked_at: Mapped[float]
+    asked_until: Mapped[float]
+    failed_until: Mapped[float]
+    code: Mapped[str]
+    message: Mapped[str]
+
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+
 class DeliveryRow(Base):
     """One webhook delivery; its sender's id makes it unique."""
 

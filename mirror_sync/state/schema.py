@@ -16,7 +16,7 @@ from mirror_sync.state.engine import READ_ONLY, Password, no_password, open_engi
 if TYPE_CHECKING:
     from alembic.config import Config
 
-REVISION = "0003"
+REVISION = "0004"
 """The schema revision that this version reads and writes."""
 
 UPGRADE_LOCK = 0x6D697272  # "mirr"

@@ -8,10 +8,11 @@ from sqlalchemy import ColumnElement, Connection, Table, and_, case, delete, fun
 
 from mirror_sync.domain.standing import CLOCK_BACK_SECONDS
 from mirror_sync.state.database import Database, counters, mirrors
-from mirror_sync.state.models import DeliveryRow, Host, Meta, MirrorLfs, Run, Worker, table
+from mirror_sync.state.models import DeliveryRow, Host, LfsAsked, Meta, MirrorLfs, Run, Worker, table
 
 m = mirrors.c
 hosts = table(Host)
+asked = table(LfsAsked)
 workers = table(Worker)
 meta = table(Meta)
 deliveries = table(DeliveryRow)
@@ -41,6 +42,7 @@ SET_BACK = (
         ),
     ),
     (hosts, ("blocked_until",)),
+    (asked, ("asked_at", "asked_until", "failed_until")),
 )
 """Times that we set, or that would make the lag look too small."""
 
@@ -73,6 +75,7 @@ class Upkeep(Database):
             now = connection.execute(select(self._now)).scalar_one()
             connection.execute(delete(workers).where(workers.c.beat_at < now - WORKER_MEMORY_SECONDS))
             connection.execute(delete(hosts).where(hosts.c.blocked_until < now))
+            connection.execute(delete(asked).where(asked.c.asked_until < now, asked.c.failed_until < now))
 
     def _prune(self, old: Table, where: ColumnElement[bool]) -> None:
         page = select(old.c.id).where(where).limit(PRUNE_ROWS)

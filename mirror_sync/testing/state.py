@@ -207,6 +207,7 @@ class MemoryState(MemoryRuns, MemoryLfs):
         with self._lock:
             row = self._rows.pop(mirror_id, None)
             self._runs = [run for run in self._runs if run.mirror != mirror_id]
+            self._asked = {key: asked for key, asked in self._asked.items() if key[0] != mirror_id}
             if row is None or row.mirror.removing_at is not None:
                 return
             now = self._clock.now()
@@ -317,6 +318,9 @@ class MemoryState(MemoryRuns, MemoryLfs):
             for wanted in row.wanted.values():
                 wanted.retry_at, wanted.leased_until = back(wanted.retry_at), back(wanted.leased_until)
         self._hosts = {host: back(until) for host, until in self._hosts.items()}
+        for asked in self._asked.values():
+            asked.asked_at, asked.asked_until = back(asked.asked_at), back(asked.asked_until)
+            asked.failed_until = back(asked.failed_until)
 
     def workers(self) -> Mapping[str, float]:
         with self._lock:

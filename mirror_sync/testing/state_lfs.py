@@ -9,7 +9,7 @@ from mirror_sync.domain.names import GitOid, LfsOid
 from mirror_sync.domain.pointers import MOST_COUNTED_BYTES, Pointer, PointerBlob
 from mirror_sync.domain.runs import HISTORY_RANK, LEFT_OUT_RANK, TIP_RANK, Lease, LfsJob, MirrorId, Trigger
 from mirror_sync.domain.standing import Due
-from mirror_sync.testing.state_rows import MirrorRow, WantedRow
+from mirror_sync.testing.state_rows import AskedRow, MirrorRow, WantedRow
 from mirror_sync.testing.state_runs import MemoryRows
 
 
@@ -195,6 +195,49 @@ class MemoryLfs(MemoryRows):
                 for oid, wanted in sorted(self._row(mirror_id).wanted.items())
                 if not wanted.present and not wanted.left_out and oid > after
             ][:limit]
+
+    def lfs_absent(self, mirror_id: MirrorId, oids: Sequence[LfsOid]) -> dict[LfsOid, tuple[str, str]]:
+        with self._lock:
+            wanted = self._row(mirror_id).wanted
+            return {
+                oid: (wanted[oid].code, wanted[oid].message)
+                for oid in oids
+                if oid in wanted and not wanted[oid].present and not wanted[oid].left_out
+            }
+
+    def ask_lfs(self, mirror_id: MirrorId, oid: LfsOid, *, seconds: float) -> tuple[str, str] | None:
+        with self._lock:
+            now = self._clock.now()
+            row = self._asked.setdefault((mirror_id, oid), AskedRow())
+            if row.failed_until > now:
+                return row.code, row.message
+            row.asked_at = now if row.asked_until <= now else row.asked_at
+            row.asked_until, row.failed_until, row.code, row.message = now + seconds, 0.0, "", ""
+            return None
+
+    def lfs_asked(self) -> list[LfsJob]:
+        with self._lock:
+            now = self._clock.now()
+            found: list[LfsJob] = []
+            for (mirror_id, oid), row in sorted(self._asked.items(), key=lambda item: (item[1].asked_at, item[0])):
+                mirror = self._rows.get(mirror_id)
+                wanted = mirror.wanted.get(oid) if mirror is not None and mirror.in_service() else None
+                if wanted is not None and _is_wanted(wanted) and row.failed_until <= now < row.asked_until:
+                    found.append(LfsJob(mirror_id, oid, wanted.size, wanted.attempts, wanted.rank))
+            return found
+
+    def lfs_ask_failed(self, mirror_id: MirrorId, oid: LfsOid, *, code: str, message: str, until: float) -> None:
+        with self._lock:
+            row = self._asked.setdefault((mirror_id, oid), AskedRow())
+            row.failed_until, row.code, row.message = until, code, message
+
+    def lfs_ask_failures(self, mirror_id: MirrorId, oids: Sequence[LfsOid]) -> dict[LfsOid, tuple[str, str]]:
+        with self._lock:
+            now = self._clock.now()
+            rows = {oid: self._asked.get((mirror_id, oid)) for oid in oids}
+            return {
+                oid: (row.code, row.message) for oid, row in rows.items() if row is not None and row.failed_until > now
+            }
 
     def lfs_unreferenced(self, oids: Sequence[LfsOid]) -> set[LfsOid]:
         with self._lock:

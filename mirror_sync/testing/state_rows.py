@@ -29,6 +29,17 @@ class WantedRow:
 
 
 @dataclass(slots=True)
+class AskedRow:
+    """One LFS object that clients wait for."""
+
+    asked_at: float = 0.0
+    asked_until: float = 0.0
+    failed_until: float = 0.0
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(slots=True)
 class KeptRow:
     """A kept tip, with the view whose publish is not recorded yet."""
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from mirror_sync.domain.names import LfsOid
 from mirror_sync.domain.progress import Progress
 from mirror_sync.domain.readers import CloneToken
 from mirror_sync.domain.runs import (
@@ -41,7 +42,7 @@ from mirror_sync.domain.standing import (
 )
 from mirror_sync.errors import Conflict, NotFound
 from mirror_sync.ports import Clock
-from mirror_sync.testing.state_rows import KeptRow, MirrorRow
+from mirror_sync.testing.state_rows import AskedRow, KeptRow, MirrorRow
 
 
 class MemoryRows:
@@ -55,6 +56,7 @@ class MemoryRows:
         self._runs: list[RunRecord] = []
         self._deliveries: list[Delivery] = []
         self._hosts: dict[str, float] = {}
+        self._asked: dict[tuple[MirrorId, LfsOid], AskedRow] = {}
         self._workers: dict[str, float] = {}
         self._counters: Counter[tuple[str, str]] = Counter()
         self._last_id = 0

@@ -19,6 +19,7 @@ from mirror_sync.web.lfs import answer_lfs
 from mirror_sync.web.limits import Limits
 from mirror_sync.web.pages import error_page, mirror_url, pages
 from mirror_sync.web.paths import Service, Target, parse_target
+from mirror_sync.web.pulls import PULLS, Pulls
 from mirror_sync.web.replies import Refused, lfs_refusal, problem, problem_of, status_of, text
 from mirror_sync.web.shown import install_filters
 
@@ -47,6 +48,7 @@ def create_app(app: App) -> Flask:
     flask.url_map.merge_slashes = False
     flask.extensions[EXTENSION] = app
     flask.extensions[LIMITS] = Limits(app.settings, app.clock)
+    flask.extensions[PULLS] = Pulls(app)
     flask.jinja_env.trim_blocks = True
     flask.jinja_env.lstrip_blocks = True
     flask.config["SEND_FILE_MAX_AGE_DEFAULT"] = 86400

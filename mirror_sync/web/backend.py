@@ -8,9 +8,9 @@ from flask import current_app
 
 from mirror_sync.actions.status import Overview, Why
 from mirror_sync.config import Settings
-from mirror_sync.domain.names import MirrorName
-from mirror_sync.domain.runs import Delivery
-from mirror_sync.ports import Clock, MirrorFilter, ObjectStore, Serving, StateStore, Telemetry
+from mirror_sync.domain.names import LfsOid, MirrorName
+from mirror_sync.domain.runs import Delivery, Mirror
+from mirror_sync.ports import Arrivals, Clock, MirrorFilter, ObjectStore, Serving, StateStore, Telemetry
 from mirror_sync.telemetry import Metrics
 from mirror_sync.web.limits import Limits
 
@@ -39,6 +39,10 @@ class App(Protocol):
         """LFS objects by oid."""
 
     @property
+    def arrivals(self) -> Arrivals:
+        """LFS objects on their way."""
+
+    @property
     def telemetry(self) -> Telemetry:
         """Hears what happens."""
 
@@ -57,6 +61,9 @@ class App(Protocol):
 
     def why(self, name: MirrorName) -> Why:
         """Explain one mirror; raises ``NotFound``."""
+
+    def ask_lfs(self, mirror: Mirror, oid: LfsOid, *, seconds: float) -> tuple[str, str] | None:
+        """Note that a client waits for an LFS object for so many seconds more; return why it cannot be had, if so."""
 
     def accept_delivery(self, delivery: Delivery) -> bool:
         """Store a verified delivery durably; ``False`` when it was stored before."""

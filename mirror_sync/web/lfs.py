@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +12,7 @@ from flask import Response, request
 from werkzeug.wsgi import FileWrapper
 
 from mirror_sync.domain.names import LfsOid, is_lfs_oid, printable
+from mirror_sync.domain.pointers import Pointer
 from mirror_sync.domain.runs import Mirror
 from mirror_sync.errors import KNOWN_MISSING_CODES, NotFound
 from mirror_sync.web.backend import backend, limits
@@ -19,17 +20,17 @@ from mirror_sync.web.bodies import leave_body, patience, small_body
 from mirror_sync.web.door import served_mirror
 from mirror_sync.web.git_http import BUSY, SEND_STALL_SECONDS
 from mirror_sync.web.paths import Service, Target
-from mirror_sync.web.ranges import choose
+from mirror_sync.web.pulls import FIRST_SECONDS, CannotBeHad, NotYet, Pull, pulls
+from mirror_sync.web.ranges import Part, choose
 from mirror_sync.web.replies import LFS_TYPE, RETRY_SECONDS, Refused, json_answer, lfs_refusal
-from mirror_sync.web.streams import BLOCK_BYTES, SENT_FILE, SentFile
+from mirror_sync.web.streams import BLOCK_BYTES, SENT_FILE, SentFile, Stream
 
 MAX_OBJECTS = 1000
 MAX_BATCH_BYTES = 1024 * 1024
 BATCH_BODY_SECONDS = 20.0
 MAX_SIZE = 2**63 - 1
-REASONS_LOOKED_UP = 100
-"""Objects of one batch whose exact reason is looked up; the others get the general one."""
-
+COME_AGAIN_SECONDS = 10
+ON_ITS_WAY = "the object is being fetched from upstream; nothing of what was asked for is here yet, please ask again"
 _HOST = re.compile(r"[A-Za-z0-9.\-_]+(?::[0-9]{1,5})?\Z|\[[0-9A-Fa-f:.]+\](?::[0-9]{1,5})?\Z")
 
 
@@ -79,7 +80,8 @@ def _batch(mirror: Mirror) -> Response:
     known = backend().state.lfs_refers(mirror.id, [LfsOid(oid) for oid, _size in objects if is_lfs_oid(oid)])
     # Two pointers may claim different sizes for one object, so what counts is the size of what is here.
     sizes = {oid: size for oid in known if (size := backend().objects.size(oid)) is not None}
-    reasons = _reasons(mirror, [oid for oid in known if oid not in sizes])
+    absent = [oid for oid in known if oid not in sizes]
+    reasons = _reasons(mirror, absent)
     base = f"{public_base()}/{quote(mirror.name, safe='/:[]~@!$&()+,;=-._')}.git/info/lfs/objects"
     answers = [_one(oid, size, known=known, sizes=sizes, reasons=reasons, base=base) for oid, size in objects]
     return json_answer({"transfer": "basic", "objects": answers, "hash_algo": "sha256"}, content_type=LFS_TYPE)
@@ -117,7 +119,7 @@ def _checked(document: object, mirror: Mirror) -> list[tuple[str, int]]:
 
 
 def _one(
-    oid: str, size: int, *, known: Collection[str], sizes: dict[LfsOid, int], reasons: dict[LfsOid, str], base: str
+    oid: str, size: int, *, known: Mapping[LfsOid, int], sizes: dict[LfsOid, int], reasons: dict[LfsOid, str], base: str
 ) -> dict[str, Any]:
     answer: dict[str, Any] = {"oid": printable(oid)[:200], "size": max(size, 0)}
     lfs_oid = LfsOid(oid)
@@ -125,9 +127,9 @@ def _one(
         return answer | {"error": {"code": 422, "message": "an object has an oid of 64 hex digits and a size"}}
     if lfs_oid not in known:
         return answer | {"error": {"code": 404, "message": "this mirror does not refer to that object"}}
-    if lfs_oid not in sizes:
+    if lfs_oid not in sizes and (lfs_oid in reasons or known[lfs_oid] != size):
         return answer | {"error": {"code": 404, "message": reasons.get(lfs_oid, NOT_HERE)}}
-    if sizes[lfs_oid] != size:
+    if sizes.get(lfs_oid, size) != size:
         message = f"the object has {sizes[lfs_oid]} bytes, not {size}"
         return answer | {"error": {"code": 422, "message": message}}
     return answer | {"authenticated": True, "actions": {"download": {"href": f"{base}/{oid}"}}}
@@ -137,29 +139,43 @@ NOT_HERE = "the object is not here yet; it is queued to be fetched from upstream
 
 
 def _reasons(mirror: Mirror, oids: Sequence[LfsOid]) -> dict[LfsOid, str]:
-    """Return why each object is not here: queued, left out, known missing, or failing with a code.
+    """Return why objects that are not here cannot be had now: left out, known missing, failing with a code, or queued.
 
-    One that counts as here was lost behind our back: it is queued now.
+    Those that are fetched when somebody asks for them have no reason.  One that counts as
+    here was lost behind our back: it is queued now.
     """
-    reasons: dict[LfsOid, str] = {}
-    lost: list[LfsOid] = []
+    if not oids:
+        return {}
     app = backend()
-    for oid, why in app.state.lfs_left_out(mirror.id, oids).items():
-        reasons[oid] = f"this mirror leaves the object out: {printable(why)}; upstream may have it: {mirror.upstream}"
-    for oid in [oid for oid in oids if oid not in reasons][:REASONS_LOOKED_UP]:
-        before = f"{max(int(oid, 16) - 1, 0):064x}"
-        listed = [row for row in app.state.lfs_missing(mirror.id, after=before, limit=1) if row[0].oid == oid]
-        if not listed and app.objects.size(oid) is None:
-            lost.append(oid)
-        for _, code, message in listed:
-            if code in KNOWN_MISSING_CODES:
-                reasons[oid] = f"upstream itself lacks this object ({code})"
-            elif code:
-                reasons[oid] = f"the object is queued; the last attempt failed, {code}: {printable(message)[:200]}"
+    reasons = {
+        oid: f"this mirror leaves the object out: {printable(why)}; upstream may have it: {mirror.upstream}"
+        for oid, why in app.state.lfs_left_out(mirror.id, oids).items()
+    }
+    absent = app.state.lfs_absent(mirror.id, oids)
+    lost = [oid for oid in oids if oid not in reasons and oid not in absent and app.objects.size(oid) is None]
     if lost:
         app.state.lfs_lost(lost)
         app.telemetry.event("lfs_objects_lost", level="error", mirror=mirror.name, objects=len(lost), first=lost[0])
+    fetched = fetches(mirror)
+    failed = app.state.lfs_ask_failures(mirror.id, oids) if fetched else {}
+    for oid in oids:
+        code, message = absent.get(oid, ("", ""))
+        if oid in reasons:
+            continue
+        if code in KNOWN_MISSING_CODES:
+            reasons[oid] = f"upstream itself lacks this object ({code})"
+        elif oid in failed or (code and not fetched):
+            code, message = failed.get(oid, (code, message))
+            reasons[oid] = f"the object is queued; the last attempt failed, {code}: {printable(message)[:200]}"
+        elif not fetched:
+            reasons[oid] = NOT_HERE
     return reasons
+
+
+def fetches(mirror: Mirror) -> bool:
+    """Tell whether LFS objects of this mirror that are not here are fetched when a client asks for one."""
+    lfs = backend().settings.lfs
+    return lfs.enabled and lfs.pull_through and mirror.paused_at is None
 
 
 # ---------------------------------------------------------------- one object
@@ -172,17 +188,28 @@ def _object(mirror: Mirror, oid: str) -> Response:
         return lfs_refusal(405, "an object is read with GET")
     app = backend()
     lfs_oid = LfsOid(oid)
-    if not is_lfs_oid(oid) or lfs_oid not in app.state.lfs_refers(mirror.id, [lfs_oid]):
+    known = app.state.lfs_refers(mirror.id, [lfs_oid]) if is_lfs_oid(oid) else {}
+    if lfs_oid not in known:
         return lfs_refusal(404, "this mirror does not refer to that object")
     size = app.objects.size(lfs_oid)
     if size is None:
-        return lfs_refusal(404, _reasons(mirror, [lfs_oid]).get(lfs_oid, NOT_HERE))
+        return _absent(mirror, Pointer(lfs_oid, known[lfs_oid]))
+    part, headers = _chosen(lfs_oid, size, if_range=request.headers.get("If-Range", ""))
+    if part.status not in (200, 206):
+        return Response(status=part.status, headers=headers)
+    if request.method == "HEAD":
+        return Response(_nothing(), status=part.status, headers=headers)
+    return _file(lfs_oid, start=part.start, end=part.end, status=part.status, headers=headers)
+
+
+def _chosen(oid: LfsOid, size: int, *, if_range: str) -> tuple[Part, dict[str, str]]:
+    """Return which part the request asks for, and the headers of its answer."""
     etag = f'"{oid}"'
     part = choose(
         size,
         etag=etag,
         range_header=request.headers.get("Range", "") if request.method == "GET" else "",
-        if_range=request.headers.get("If-Range", ""),
+        if_range=if_range,
         if_none_match=request.headers.get("If-None-Match", ""),
         if_match=request.headers.get("If-Match", ""),
     )
@@ -196,12 +223,68 @@ def _object(mirror: Mirror, oid: str) -> Response:
         headers |= {"Content-Range": f"bytes */{size}", "Cache-Control": "no-cache"}
     if part.status == 206:
         headers["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{size}"
+    if part.status in (200, 206):
+        headers["Content-Length"] = str(part.end - part.start)
+    return part, headers
+
+
+# ---------------------------------------------------------------- one object that is not here
+
+
+def _absent(mirror: Mirror, pointer: Pointer) -> Response:
+    """Have an object fetched, and pass it on while it arrives; or say why it cannot be had."""
+    reason = _reasons(mirror, [pointer.oid]).get(pointer.oid)
+    if reason is not None:
+        return lfs_refusal(404, reason)
+    # Bytes that nobody has verified yet are no answer that a part can be joined with.
+    part, headers = _chosen(pointer.oid, pointer.size, if_range="*" if "If-Range" in request.headers else "")
+    headers["Cache-Control"] = "no-store"
     if part.status not in (200, 206):
         return Response(status=part.status, headers=headers)
-    headers["Content-Length"] = str(part.end - part.start)
+    del headers["ETag"]
     if request.method == "HEAD":
         return Response(_nothing(), status=part.status, headers=headers)
-    return _file(lfs_oid, start=part.start, end=part.end, status=part.status, headers=headers)
+    joined = pulls().join(mirror, pointer)
+    slot = limits().streams.take() if joined is not None else None
+    if joined is None or slot is None:
+        if joined is not None:
+            joined.leave()
+        return lfs_refusal(429, BUSY, retry_after=RETRY_SECONDS)
+
+    def release() -> None:
+        joined.leave()
+        slot.release()
+
+    try:
+        return _pulled(joined.pull, part, headers, release)
+    except CannotBeHad as error:
+        release()
+        told = f"upstream does not give this object now, {error.code}: {printable(error.reason)[:200]}"
+        if error.upstream_lacks_it:
+            return lfs_refusal(404, told)
+        return lfs_refusal(503, told, retry_after=RETRY_SECONDS)
+    except NotYet:
+        release()
+        return lfs_refusal(429, ON_ITS_WAY, retry_after=COME_AGAIN_SECONDS)
+    except BaseException:
+        release()
+        raise
+
+
+def _pulled(pull: Pull, part: Part, headers: dict[str, str], release: Callable[[], None]) -> Response:
+    """Return the answer that passes an object on, once there is a byte to begin with."""
+    app, environ = backend(), request.environ
+    pull.wait(part.start, part.end, seconds=FIRST_SECONDS, environ=environ)
+    app.metrics.stream_began("lfs")
+
+    def done(sent: int) -> None:
+        release()
+        app.metrics.stream_ended("lfs")
+        app.metrics.served_bytes(protocol="lfs", count=sent)
+
+    with patience(environ, SEND_STALL_SECONDS):
+        body = Stream(pull.pieces(part.start, part.end, environ), done=done)
+        return Response(body, status=part.status, headers=headers)
 
 
 def _nothing() -> Iterable[bytes]:

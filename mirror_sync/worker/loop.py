@@ -23,11 +23,17 @@ BEATS_MISSED = 3
 
 HISTORY_EVERY_SECONDS = 5.0
 HISTORY_SLOTS = 3
+ASKED_EVERY_SECONDS = 5.0
+ASKED_SLOTS = 4
+"""Mirrors for whose waiting clients LFS objects are fetched at the same time."""
+
 UPKEEP_EVERY_SECONDS = 30.0
 SWEEP_EVERY_SECONDS = 3600.0
 SWEEP_FIRST_SECONDS = 60.0
 CLOCK_JUMP_SECONDS = 5.0
 MOST_RUNS_AT_ONCE = 1024
+
+ASKED = tuple(f"asked-{slot}" for slot in range(ASKED_SLOTS))
 
 
 class Worker:
@@ -77,6 +83,8 @@ class Worker:
             # one of them takes small objects alone, which so never stand behind large ones
             fetch = partial(self._fetch_history, small=slot == 0)
             every(HISTORY_EVERY_SECONDS, self._slow("history", fetch), name=f"history-{slot}", lane="slow")
+        for name in ASKED:
+            every(ASKED_EVERY_SECONDS, self._slow("asked", self._fetch_asked), name=name, lane="slow")
         every(UPKEEP_EVERY_SECONDS, self._slow("remove", self._remove), name="remove", lane="slow")
         every(UPKEEP_EVERY_SECONDS, self._slow("maintain", self._maintain), name="maintain", lane="slow")
         every(
@@ -91,7 +99,7 @@ class Worker:
             self._draining = True
         self._background_stop.set()
         self._kept.stop_all()
-        for name in ("remove", "maintain", "sweep", *(f"history-{slot}" for slot in range(HISTORY_SLOTS))):
+        for name in ("remove", "maintain", "sweep", *ASKED, *(f"history-{slot}" for slot in range(HISTORY_SLOTS))):
             self._ticker.drop(name)
 
     def stop_runs(self) -> None:
@@ -161,6 +169,8 @@ class Worker:
         wall, steady = self._clock.now(), self._clock.monotonic()
         while not self._ended.is_set():
             if self._edge.run("listen", self._wait_for_poke):
+                for name in ASKED:
+                    self._ticker.soon(name)
                 self._edge.run("look", self.dispatch)
             now, monotonic = self._clock.now(), self._clock.monotonic()
             jump = (now - wall) - (monotonic - steady)
@@ -232,6 +242,10 @@ class Worker:
         while not self._background_stop.is_set() and self._app.fetch_history(
             self._name, small=small, stop=self._background_stop
         ):
+            pass
+
+    def _fetch_asked(self) -> None:
+        while not self._background_stop.is_set() and self._app.fetch_asked(stop=self._background_stop):
             pass
 
     def _maintain(self) -> None:

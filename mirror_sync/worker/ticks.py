@@ -13,7 +13,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from mirror_sync.ports import Clock
 
 QUICK_THREADS = 4
-SLOW_THREADS = 8
+SLOW_THREADS = 12
 
 
 class Ticker:

@@ -59,6 +59,9 @@ class Work(Protocol):
     def fetch_history(self, worker: str, *, small: bool, stop: threading.Event) -> int:
         """Fetch some LFS objects that no run is fetching, only ``small`` ones or any; return how many were tried."""
 
+    def fetch_asked(self, *, stop: threading.Event) -> int:
+        """Fetch some LFS objects that clients wait for; return how many were tried."""
+
     def maintain_one(self, worker: str, *, keep: Keep) -> bool:
         """Maintain one mirror that needs it; ``False`` when none does."""
 

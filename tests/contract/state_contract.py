@@ -1466,6 +1466,83 @@ class StateContract:
         assert state.lfs_refers(other.id, []) == {}
         assert state.lfs_unreferenced(oids) == {lfs_oid(2)}
 
+    # ------------------------------------------------------------ LFS objects that clients wait for
+
+    def test_what_clients_wait_for_is_told_as_long_as_they_wait(self, state, lease, clock):
+        mirror_id = lease.mirror.id
+        state.add_scan(lease, [blob(n, size=n) for n in (1, 2, 3)], scanned=None)
+        assert state.ask_lfs(mirror_id, lfs_oid(2), seconds=20.0) is None
+        clock.advance(1.0)
+        assert state.ask_lfs(mirror_id, lfs_oid(1), seconds=20.0) is None
+        assert [(job.mirror, job.oid, job.size) for job in state.lfs_asked()] == [
+            (mirror_id, lfs_oid(2), 2),
+            (mirror_id, lfs_oid(1), 1),
+        ]
+        clock.advance(10.0)
+        assert state.ask_lfs(mirror_id, lfs_oid(2), seconds=20.0) is None  # they wait on, and keep their place
+        assert [job.oid for job in state.lfs_asked()] == [lfs_oid(2), lfs_oid(1)]
+        clock.advance(11.0)
+        assert [job.oid for job in state.lfs_asked()] == [lfs_oid(2)]
+        clock.advance(20.0)
+        assert state.lfs_asked() == []
+
+    def test_what_arrived_is_missing_upstream_or_out_of_service_is_waited_for_in_vain(self, state, lease, clock):
+        mirror_id = lease.mirror.id
+        state.add_scan(lease, [blob(n) for n in (1, 2, 3, 4)], scanned=None)
+        for n in (1, 2, 3, 4, 5):
+            state.ask_lfs(mirror_id, lfs_oid(n), seconds=60.0)
+        state.lfs_arrived([lfs_oid(1)])
+        state.lfs_failed(
+            mirror_id, lfs_oid(2), code="MS-L404", message="m", known_missing=True, retry_at=clock.now() + HOUR
+        )
+        state.judge_lfs(lease, {lfs_oid(3): "too large"})
+        assert [job.oid for job in state.lfs_asked()] == [lfs_oid(4)]
+        state.set_paused(mirror_id, reason="holiday")
+        assert state.lfs_asked() == []
+        state.set_paused(mirror_id, reason=None)
+        assert [job.oid for job in state.lfs_asked()] == [lfs_oid(4)]
+        state.set_removing(mirror_id, at=clock.now() + HOUR)
+        assert state.lfs_asked() == []
+
+    def test_what_just_could_not_be_had_is_said_and_not_tried_for_a_while(self, state, lease, clock):
+        mirror_id = lease.mirror.id
+        state.add_scan(lease, [blob(1), blob(2)], scanned=None)
+        state.ask_lfs(mirror_id, lfs_oid(1), seconds=600.0)
+        state.lfs_ask_failed(mirror_id, lfs_oid(1), code="MS-U503", message="no\x1b", until=clock.now() + 60.0)
+        assert state.lfs_asked() == []
+        told = ("MS-U503", state.lfs_ask_failures(mirror_id, [lfs_oid(1), lfs_oid(2)])[lfs_oid(1)][1])
+        assert state.lfs_ask_failures(mirror_id, [lfs_oid(1), lfs_oid(2)]) == {lfs_oid(1): told}
+        assert state.ask_lfs(mirror_id, lfs_oid(1), seconds=20.0) == told
+        clock.advance(61.0)
+        assert state.lfs_ask_failures(mirror_id, [lfs_oid(1)]) == {}
+        assert state.ask_lfs(mirror_id, lfs_oid(1), seconds=20.0) is None
+        assert [job.oid for job in state.lfs_asked()] == [lfs_oid(1)]
+
+    def test_what_is_not_here_is_told_with_its_reason(self, state, lease, clock):
+        mirror_id = lease.mirror.id
+        state.add_scan(lease, [blob(n) for n in (1, 2, 3, 4)], scanned=None)
+        state.lfs_arrived([lfs_oid(1)])
+        state.judge_lfs(lease, {lfs_oid(4): "too large"})
+        state.lfs_failed(
+            mirror_id, lfs_oid(2), code="MS-L410", message="gone", known_missing=True, retry_at=clock.now() + HOUR
+        )
+        asked = [lfs_oid(n) for n in range(1, 6)]
+        assert state.lfs_absent(mirror_id, asked) == {lfs_oid(2): ("MS-L410", "gone"), lfs_oid(3): ("", "")}
+
+    def test_who_waited_is_forgotten_with_the_mirror_and_in_time(self, state, lease, clock):
+        mirror_id = lease.mirror.id
+        state.add_scan(lease, [blob(1), blob(2)], scanned=None)
+        state.ask_lfs(mirror_id, lfs_oid(1), seconds=20.0)
+        state.lfs_ask_failed(mirror_id, lfs_oid(2), code="MS-U503", message="no", until=clock.now() + 900.0)
+        state.prune(deliveries_before=0.0, runs_before=0.0)
+        assert [job.oid for job in state.lfs_asked()] == [lfs_oid(1)]
+        clock.advance(21.0)
+        state.prune(deliveries_before=0.0, runs_before=0.0)
+        assert state.lfs_ask_failures(mirror_id, [lfs_oid(2)])
+        state.set_removing(mirror_id, at=clock.now())
+        state.forget(mirror_id)
+        assert state.lfs_ask_failures(mirror_id, [lfs_oid(2)]) == {}
+
     def test_references_of_expired_history_go(self, state, lease):
         mirror_id = lease.mirror.id
         state.add_scan(

@@ -97,6 +97,7 @@ class FakeApp:
         self.metrics = Counted()
         self.on_sync: Callable[[Lease, threading.Event], Outcome] = lambda lease, stop: Outcome.UNCHANGED
         self.on_history: Callable[[threading.Event], int] = lambda stop: 0
+        self.on_asked: Callable[[threading.Event], int] = lambda stop: 0
         self.maintenance: Lease | None = None
         self.on_maintain: Callable[[threading.Event], bool] = lambda stop: False
         self.on_declare: Callable[[], None] = lambda: None
@@ -139,6 +140,9 @@ class FakeApp:
     def fetch_history(self, worker: str, *, small: bool, stop: threading.Event) -> int:
         self.calls.append("history-small" if small else "history")
         return self.on_history(stop)
+
+    def fetch_asked(self, *, stop: threading.Event) -> int:
+        return self.on_asked(stop)
 
     def maintain_one(self, worker: str, *, keep: Keep) -> bool:
         self.calls.append("maintain")

@@ -22,6 +22,13 @@ WEIGHTS = "W" * 5000
 OID = oid_of(WEIGHTS)
 
 
+@pytest.fixture
+def waits_its_turn(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is fetched because somebody asks for it."""
+    lfs = replace(world.settings.lfs, pull_through=False)
+    monkeypatch.setattr(world, "settings", replace(world.settings, lfs=lfs))
+
+
 def batch(client: FlaskClient, objects: list[Any], *, name: str = NAME, **fields: Any) -> TestResponse:
     document = {"operation": "download", "transfers": ["basic"], "objects": objects} | fields
     return client.post(
@@ -60,6 +67,7 @@ def test_an_object_that_is_here_has_an_action(client: FlaskClient, fields: dict[
     ]
 
 
+@pytest.mark.usefixtures("waits_its_turn")
 @pytest.mark.parametrize(
     ("item", "code", "says"),
     [
@@ -89,6 +97,7 @@ def test_what_cannot_be_had_is_said_per_object(client: FlaskClient, item: Any, c
     assert "actions" in second
 
 
+@pytest.mark.usefixtures("waits_its_turn")
 def test_what_the_mirror_leaves_out_is_said_per_object_and_is_not_looked_for(
     world: World, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,6 +118,7 @@ def test_what_the_mirror_leaves_out_is_said_per_object_and_is_not_looked_for(
     assert "leaves the object out" in single.get_data(as_text=True)
 
 
+@pytest.mark.usefixtures("waits_its_turn")
 def test_a_second_pointer_with_a_wrong_size_keeps_nobody_from_the_object(world: World, client: FlaskClient) -> None:
     raw = b"two pointers name these bytes"
     oid = LfsOid(hashlib.sha256(raw).hexdigest())
@@ -298,6 +308,7 @@ def test_an_object_that_is_not_here_says_why(client: FlaskClient) -> None:
     assert "upstream itself lacks" in answer.json["message"]
 
 
+@pytest.mark.usefixtures("waits_its_turn")
 @pytest.mark.parametrize("by", ["batch", "object"])
 def test_an_object_lost_behind_our_back_is_wanted_again(world: World, client: FlaskClient, by: str) -> None:
     text = f"lost, and missed by {by}"
