@@ -81,6 +81,7 @@ class Maker:
                 max_packs_per_mirror=tree.serve.max_packs_per_mirror,
                 max_packs_per_client=tree.serve.max_packs_per_client,
                 max_wait=tree.serve.max_wait,
+                stale_notice=tree.serve.stale_notice,
                 threads=tree.serve.threads,
             ),
             metrics=values.MetricsSettings(tree.metrics.per_mirror),

@@ -535,6 +535,7 @@ class Serve(_Section):
         3, "Packs computed at the same time for one client, which is an address.", restart=True, least=1
     )
     max_wait: Minutes = _key("10m", "How long a fetch waits for its pack to be computed.", restart=True)
+    stale_notice: Flag = _key(True, "Tell those who clone, in git's output, when a mirror is beyond its objective.")
     threads: Whole = _key(64, "Threads of the web.", restart=True, least=2, most=MAX_THREADS)
 
 

@@ -229,6 +229,7 @@ class ServeSettings:
     max_packs_per_client: int = 3
     max_wait: float = 600.0
     """How long a fetch waits for its turn, in seconds."""
+    stale_notice: bool = True
     threads: int = 64
 
 

@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from flask import Request, Response, request
 
+from mirror_sync.actions.notice import stale_notice
 from mirror_sync.domain.runs import Mirror
 from mirror_sync.errors import MirrorSyncError
 from mirror_sync.web.backend import backend, limits
@@ -140,6 +141,7 @@ def _begin(mirror: Mirror, body: BinaryIO, slot: Slot) -> Response:
             body,
             protocol=git_protocol(request),
             client=client_of(request),
+            notice=stale_notice(mirror, app.clock.now()) if app.settings.serve.stale_notice else "",
             gone=gone(request.environ),
         )
         first = next(pieces, b"") if pieces is not None else b""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+
 import pytest
 from flask.testing import FlaskClient
 
+from mirror_sync.domain.names import MirrorName
 from mirror_sync.web import create_app
 from mirror_sync.web.backend import LIMITS
 from tests.support.web_world import World
@@ -118,6 +122,63 @@ def test_what_git_would_not_show_comes_as_an_error_packet(client: FlaskClient) -
     assert answer.data[4:8] == b"ERR "
     assert int(answer.data[:4], 16) == len(answer.data)
     assert b"first time" in answer.data
+
+
+def fetch_of(client: FlaskClient, name: str) -> bytes:
+    listing = client.get(f"/{name}/info/refs?service=git-upload-pack", buffered=True).data
+    tip = listing.partition(b"0000")[2][4:44]
+    return b"0011command=fetch0001" + b"0032want " + tip + b"\n0009done\n0000"
+
+
+def test_only_a_pack_of_a_stale_mirror_comes_with_a_notice(world: World, client: FlaskClient) -> None:
+    stale = "git.example/acme/asleep"
+    world.memory.set_schedule(world.memory.mirror(MirrorName(stale)).id, interval_seconds=0.0, objective_seconds=0.0)
+
+    def post(name: str, body: bytes) -> bytes:
+        headers = {"Git-Protocol": "version=2"}
+        return client.post(f"/{name}/git-upload-pack", data=body, content_type=REQUEST, headers=headers).data
+
+    told = post(stale, fetch_of(client, stale))
+    assert b"000dpackfile\n" in told
+    assert f"\x02{stale} may lack what its upstream got in the last 1 min: syncing is paused".encode() in told
+    assert b"may lack" not in post(stale, LS_REFS)
+    fresh = post(NAME, fetch_of(client, NAME))
+    assert b"packfile" in fresh
+    assert b"may lack" not in fresh
+
+
+def test_a_client_that_leaves_the_line_leaves_nothing_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror_sync.repos.turns.LOOK_EVERY_SECONDS", 0.02)
+    app = create_app(world)
+    client = app.test_client()
+    turns = world.serving._turns  # type: ignore[attr-defined]
+    held = [turns.take(client=f"c{number}", mirror=f"m{number}") for number in range(world.settings.serve.max_packs)]
+    body = fetch_of(client, NAME)
+    ours, theirs = socket.socketpair()
+    answers: list[bytes] = []
+
+    def ask() -> None:
+        answer = app.test_client().post(
+            f"/{NAME}/git-upload-pack", data=body, content_type=REQUEST, headers={"Git-Protocol": "version=2"},
+            environ_overrides={"gunicorn.socket": ours},
+        )  # fmt: skip
+        answers.append(answer.data)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    while world.serving.load()[1] == 0:
+        assert asking.is_alive()
+        threading.Event().wait(0.01)
+    theirs.close()
+    asking.join(30)
+    ours.close()
+    assert answers == [b""]
+    assert world.serving.load() == (len(held), 0)
+    for turn in held:
+        turn.end()
+    assert [app.extensions[LIMITS].streams.take() is not None for _ in range(world.settings.serve.max_streams)] == [
+        True
+    ] * world.settings.serve.max_streams
 
 
 def test_overload_is_told_in_the_way_each_request_shows(world: World) -> None:
