@@ -7,20 +7,21 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
 
 from mirror_sync import __version__
-from mirror_sync.actions import asked, history, maintain, reread, status, sweep, trigger
+from mirror_sync.actions import asked, history, maintain, readers, reread, status, sweep, trigger
 from mirror_sync.actions import enrol as enrolment
 from mirror_sync.actions.budget import Budget
 from mirror_sync.actions.clone import CloneWorld
 from mirror_sync.actions.outcome import record_crash
+from mirror_sync.actions.readers import UpstreamsWord
 from mirror_sync.actions.sync import sync
 from mirror_sync.actions.transfer import TransferLimits
 from mirror_sync.actions.world import Policy, World, never
@@ -29,7 +30,8 @@ from mirror_sync.config import SecretFile, Settings, UpstreamRule
 from mirror_sync.config.environment import environment_proxy
 from mirror_sync.domain.budget import LinkRules, Urgency
 from mirror_sync.domain.names import LfsOid, MirrorName, UpstreamUrl, parse_repository_url, parse_upstream_url
-from mirror_sync.domain.runs import Delivery, Lease, Mirror, RunReport
+from mirror_sync.domain.readers import Audience, CloneToken
+from mirror_sync.domain.runs import Delivery, Lease, Mirror, RunReport, Trigger, Visibility
 from mirror_sync.errors import MirrorSyncError, StorageFailed, StorageForeign
 from mirror_sync.ports import (
     Arrivals,
@@ -183,6 +185,28 @@ class App:
 
         return Connections(clock=self.clock, telemetry=self.telemetry, link=self.link_rules)
 
+    @cached_property
+    def upstreams_word(self) -> UpstreamsWord:
+        """Whom upstreams let read their repositories."""
+        access = self.settings.access
+        return UpstreamsWord(
+            self._show_to, clock=self.clock, yes_seconds=access.check_ttl, no_seconds=access.refusal_ttl
+        )
+
+    def _show_to(self, mirror: Mirror, credential: Credential) -> None:
+        """Ask a mirror's upstream for its HEAD by somebody's own credential, which goes to that host alone.
+
+        Raises what :meth:`mirror_sync.ports.Upstream.observe` does where it is not shown.
+        """
+        from mirror_sync.upstream import HttpUpstream
+
+        url = parse_upstream_url(mirror.upstream)
+        rule = self.access(url.netloc)
+        theirs = replace(rule, username=credential.username or rule.username, token=lambda: credential.password)
+        HttpUpstream(
+            url, rule=theirs, connections=self.connections, clock=self.clock, telemetry=self.telemetry
+        ).observe(("HEAD",))
+
     def close(self) -> None:
         """Release what was made."""
         for name in ("waker", "connections", "metrics", "state"):
@@ -200,32 +224,46 @@ class App:
 
     # ------------------------------------------------------------ per mirror
 
-    def upstream(self, mirror: Mirror) -> Upstream:
-        """Return the way to one mirror's upstream."""
-        return self._way(parse_upstream_url(mirror.upstream), urgency(mirror))
+    def upstream(self, mirror: Mirror, *, stop: threading.Event | None = None) -> Upstream:
+        """Return the way to one mirror's upstream, on which nobody waits any more once ``stop`` is set."""
+        return self._way(parse_upstream_url(mirror.upstream), urgency(mirror), stop=stop)
 
-    def sources_behind(self, mirror: Mirror, *, awaited: bool) -> list[Upstream]:
+    def sources_behind(self, mirror: Mirror, *, awaited: bool, stop: threading.Event | None = None) -> list[Upstream]:
         """Return the upstream and nearer places for what is fetched outside a run, whether or not refs wait for it."""
         urgent = urgency(mirror) if awaited else Urgency.FILL
         url = parse_upstream_url(mirror.upstream)
-        return [self._way(place, urgent) for place in (url, *self.settings.accelerators(mirror.name, url))]
+        return [self._way(place, urgent, stop=stop) for place in (url, *self.settings.accelerators(mirror.name, url))]
 
-    def accelerators(self, mirror: Mirror) -> list[Upstream]:
+    def accelerators(self, mirror: Mirror, *, stop: threading.Event | None = None) -> list[Upstream]:
         """Return the ways to nearer places of one mirror's repository, each by the rule of its own host."""
         places = self.settings.accelerators(mirror.name, parse_upstream_url(mirror.upstream))
-        return [self._way(place, urgency(mirror)) for place in places]
+        return [self._way(place, urgency(mirror), stop=stop) for place in places]
 
-    def _way(self, url: UpstreamUrl, urgent: Urgency) -> Upstream:
+    def outside(self, mirror: Mirror) -> Upstream | None:
+        """Return the way to a mirror's upstream as everybody has it; ``None`` where our own has no credential either."""
+        url = parse_upstream_url(mirror.upstream)
+        rule = self.access(url.netloc)
+        return None if rule.token is None else self._way(url, Urgency.UPDATE, rule=replace(rule, token=None))
+
+    def _way(
+        self,
+        url: UpstreamUrl,
+        urgent: Urgency,
+        *,
+        rule: Access | None = None,
+        stop: threading.Event | None = None,
+    ) -> Upstream:
         from mirror_sync.upstream import HttpUpstream
 
         return HttpUpstream(
             url,
-            rule=self.access(url.netloc),
+            rule=rule or self.access(url.netloc),
             rules=self.access,
             connections=self.connections,
             clock=self.clock,
             telemetry=self.telemetry,
             urgency=urgent,
+            stop=stop,
         )
 
     def link_rules(self) -> LinkRules:
@@ -265,6 +303,7 @@ class App:
             publish_known_missing=missing == "publish",
             selection=settings.selection(mirror.name, mirror.class_name),
             lfs_connections=settings.workers.lfs,
+            public=settings.visibilities().of(mirror) is Visibility.PUBLIC,
             jitter=settings.schedule.jitter,
             backoff_max=settings.schedule.backoff_max,
         )
@@ -277,29 +316,32 @@ class App:
 
     def mirror_status(self, name: MirrorName) -> status.Document:
         """Return one mirror's public document; raises :class:`mirror_sync.errors.NotFound`."""
-        return status.mirror_document(self.state.mirror(name), self.clock.now())
+        return status.mirror_document(self.state.mirror(name), self.clock.now(), self.settings.visibilities())
 
     def list_status(self, which: MirrorFilter, *, cursor: str = "", limit: int = 100) -> status.Document:
         """Return one page of mirrors: ``items`` and ``next_cursor`` (``None`` on the last)."""
-        page = self.state.mirrors(which, cursor=cursor, limit=limit)
-        now = self.clock.now()
-        return {
-            "items": [status.mirror_document(mirror, now) for mirror in page.items],
-            "next_cursor": page.next_cursor or None,
-        }
+        return status.listing(
+            self.state, self.clock, which, cursor=cursor, limit=limit, rules=self.settings.visibilities()
+        )
 
-    def overview(self) -> status.Overview:
-        """Return the figures of the first page."""
-        return status.overview(self.state, self.clock)
+    def overview(self, *, audience: Audience | None = None) -> status.Overview:
+        """Return the figures of the first page, of all mirrors, and the mirrors that may be named to an audience."""
+        return status.overview(self.state, self.clock, rules=self.settings.visibilities(), audience=audience)
 
     def why(self, name: MirrorName) -> status.Why:
         """Explain one mirror."""
-        return status.why(self.state, self.clock, name)
+        return status.why(self.state, self.clock, name, self.settings.visibilities())
 
     # ------------------------------------------------------------ changing
 
     def enrol(
-        self, url: str, *, interval: float | None = None, objective: float | None = None, class_name: str = ""
+        self,
+        url: str,
+        *,
+        interval: float | None = None,
+        objective: float | None = None,
+        class_name: str = "",
+        visibility: Visibility | None = None,
     ) -> tuple[Mirror, bool]:
         """Begin to keep a mirror; ``False`` when it was kept already.  Raises :class:`UsageError` for an unknown class."""
         upstream = parse_upstream_url(url)
@@ -313,6 +355,7 @@ class App:
             interval=every,
             objective=objective if objective is not None else max(within, 2 * every),
             class_name=class_name,
+            visibility=visibility,
         )
         self.waker.poke()
         return mirror, made
@@ -321,8 +364,14 @@ class App:
         """Enrol every mirror that the configuration names, and give it its schedule."""
         for declared in self.settings.mirrors:
             mirror, made = self.enrol(
-                declared.url, interval=declared.interval, objective=declared.objective, class_name=declared.class_name
+                declared.url,
+                interval=declared.interval,
+                objective=declared.objective,
+                class_name=declared.class_name,
+                visibility=declared.visibility,
             )
+            if declared.visibility is not None and declared.visibility is not mirror.visibility:
+                self.state.set_visibility(mirror.id, declared.visibility)
             if declared.class_name:
                 self.state.set_class(mirror.id, declared.class_name)
             every = declared.interval if declared.interval is not None else mirror.interval_seconds
@@ -345,18 +394,38 @@ class App:
         enrolment.check_not_declared(names, (declared.name for declared in self.settings.mirrors), where=where)
 
     def change(
-        self, name: MirrorName, *, class_name: str | None, interval: float | None, objective: float | None
+        self,
+        name: MirrorName,
+        *,
+        class_name: str | None = None,
+        interval: float | None = None,
+        objective: float | None = None,
+        visibility: Visibility | Literal[""] | None = None,
     ) -> None:
-        """Move a mirror to another class (the empty name: none), or give it another schedule; ``None`` leaves it."""
+        """Move a mirror to another class (the empty name: none), or change its schedule or its visibility.
+
+        ``None`` leaves what is; the empty visibility gives it none of its own.  Raises
+        :class:`UsageError` for a visibility that the configuration declares.
+        """
         mirror = self.state.mirror(name)
+        if visibility is not None:
+            declared = self.settings.declaration(name)
+            enrolment.check_visibility(name, declared.visibility if declared else None)
         every = interval if interval is not None else mirror.interval_seconds
         within = objective if objective is not None else max(mirror.objective_seconds, 2 * every)
         enrolment.check_schedule(every, within)
         if class_name is not None:
             enrolment.check_class(class_name, self.settings.classes)
             self.state.set_class(mirror.id, class_name)
+        if visibility is not None:
+            self.state.set_visibility(mirror.id, visibility or None)
+            self.state.mark_due(mirror.id, Trigger.OPERATOR)
         self.state.set_schedule(mirror.id, interval_seconds=every, objective_seconds=within)
         self.waker.poke()
+
+    def create_token(self, globs: Sequence[str], *, lasts: float | None, note: str) -> tuple[str, CloneToken]:
+        """Make a clone token; return it, which is kept nowhere, and what is kept.  Raises :class:`UsageError`."""
+        return readers.new_token(self.state, self.clock, globs=globs, lasts=lasts, note=note)
 
     def request_sync(self, name: MirrorName) -> float:
         """Make a mirror due now; return the moment (Unix seconds)."""
@@ -400,7 +469,8 @@ class App:
 
     def sync(self, lease: Lease, *, stop: threading.Event, crowded: Callable[[], bool] = never) -> RunReport:
         """Run one whole sync and record how it ended; ``crowded`` tells whether other mirrors wait for its place."""
-        upstream, near = self.upstream(lease.mirror), self.accelerators(lease.mirror)
+        upstream, near = self.upstream(lease.mirror, stop=stop), self.accelerators(lease.mirror, stop=stop)
+        outside = self.outside(lease.mirror)
         world = World(
             state=self.state,
             repository=self.repository(lease),
@@ -409,6 +479,7 @@ class App:
             clock=self.clock,
             parallel=self.parallel,
             telemetry=self.telemetry,
+            outside=outside,
             accelerators=near,
             crowded=crowded,
             budget=self.budget,
@@ -416,7 +487,7 @@ class App:
         try:
             return sync(lease, world, self.policy(lease.mirror), stop=stop)
         finally:
-            for source in (upstream, *near):
+            for source in (upstream, *near, *([outside] if outside is not None else ())):
                 source.close()
 
     def record_crash(self, lease: Lease, error: Exception) -> None:
@@ -434,7 +505,7 @@ class App:
         return history.fetch_history(
             worker,
             state=self.state,
-            open_sources=self.sources_behind,
+            open_sources=partial(self.sources_behind, stop=stop),
             objects=self.objects,
             parallel=self.parallel,
             clock=self.clock,

@@ -153,9 +153,19 @@ class UpstreamRefused(MirrorSyncError):
 
 
 class UpstreamGone(MirrorSyncError):
-    """Upstream answers that the repository is not there."""
+    """Upstream answers that the repository is not there.
+
+    ``for_everybody`` tells that upstream says so of the repository itself (410, 451);
+    a 404 may as well mean that it is not shown to whoever asked.
+    """
 
     code = "MS-U404"
+
+    def __init__(
+        self, message: str = "", *, for_everybody: bool = False, why: str = "", remedy: str = "", code: str = ""
+    ) -> None:
+        self.for_everybody = for_everybody
+        super().__init__(message, why=why, remedy=remedy, code=code)
 
 
 class UpstreamInvalid(MirrorSyncError):

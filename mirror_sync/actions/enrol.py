@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from mirror_sync.domain.names import MirrorName, UpstreamUrl, parse_upstream_url
-from mirror_sync.domain.runs import Mirror, NewMirror, Trigger
+from mirror_sync.domain.runs import Mirror, NewMirror, Trigger, Visibility
 from mirror_sync.errors import AddressRefused, Conflict, UsageError
 from mirror_sync.ports import Clock, StateStore
 
@@ -24,6 +24,7 @@ def enrol(
     interval: float,
     objective: float,
     class_name: str = "",
+    visibility: Visibility | None = None,
 ) -> tuple[Mirror, bool]:
     """Return the mirror of ``url`` and whether it was made now.  Times are seconds.
 
@@ -38,7 +39,7 @@ def enrol(
             remedy=f'use https://, or write allow_http = true under [upstream."{upstream.netloc}"]',
         )
     check_schedule(interval, objective)
-    new = NewMirror(upstream.name, str(upstream), interval, objective, Trigger.OPERATOR, class_name)
+    new = NewMirror(upstream.name, str(upstream), interval, objective, Trigger.OPERATOR, class_name, visibility)
     return state.enrol(new)
 
 
@@ -83,6 +84,15 @@ def check_not_declared(names: Iterable[MirrorName], declared: Iterable[MirrorNam
             f"{'it' if one else 'them'} again at its next start or reload; nothing was removed",
             remedy=f"take {'its table' if one else 'their tables'} out of the configuration, reload the daemon, "
             f"then run this again; to stop syncing alone: mirror-sync pause {kept[0]}",
+        )
+
+
+def check_visibility(name: MirrorName, declared: Visibility | None) -> None:
+    """Raise :class:`UsageError` when the configuration itself says who may read a mirror."""
+    if declared is not None:
+        raise UsageError(
+            f"who may read {name} is declared in the configuration: {declared.value}",
+            remedy="change visibility in its [[mirror]] table there, then reload",
         )
 
 

@@ -20,12 +20,16 @@ from mirror_sync.errors import (
     StateUnavailable,
     UpstreamGone,
     UpstreamRefused,
+    UpstreamUnavailable,
 )
 from mirror_sync.ports import Clock, StateStore, Telemetry
 
 HELD_RETRY_SECONDS = 600.0
 GUARD_RETRY_SECONDS = 610.0
 """A little over the guard's spacing, so that three polls take about twenty minutes."""
+
+CLOSED_RETRY_SECONDS = 600.0
+"""An answer that closed a mirror is asked for again after at most so long."""
 
 HOST_SPREAD_SECONDS = 30.0
 """Mirrors of a host that asked us to wait come back spread over so long."""
@@ -72,6 +76,8 @@ def record_failure(run: Run, error: MirrorSyncError, *, observation: Observation
     """Record a run that an error ended; raises it again when nothing can be recorded."""
     if isinstance(error, LeaseLost | StateUnavailable):
         raise error
+    if isinstance(error, UpstreamUnavailable) and run.stop.is_set():
+        error = Interrupted()  # what a stop breaks off says nothing of upstream
     world, mirror = run.world, run.mirror
     now, chance = world.clock.now(), world.clock.chance()
     failures = mirror.failures + 1
@@ -87,8 +93,11 @@ def record_failure(run: Run, error: MirrorSyncError, *, observation: Observation
     elif isinstance(error, (Interrupted, PublishConflict, Preempted)):
         outcome, due = Outcome.ABANDONED, now
     elif isinstance(error, UpstreamGone | UpstreamRefused) and run.digest == "":
-        answers = mirror.absent_answers + 1
-        if mirror.published_at is not None:
+        # what closed the mirror to its clients may be a fault of the moment: asked again soon, counted from then
+        answers = mirror.absent_answers + (0 if run.closed else 1)
+        if run.closed:
+            due = now + CLOSED_RETRY_SECONDS * (0.5 + 0.5 * chance)
+        elif mirror.published_at is not None:
             due = cadence.after_absent(now, answers, chance=chance)
         if answers >= cadence.ABSENT_ANSWERS:
             availability = Availability.GONE if isinstance(error, UpstreamGone) else Availability.DENIED

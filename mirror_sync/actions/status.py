@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from mirror_sync.domain.names import MirrorName, printable
 from mirror_sync.domain.progress import Kind, Progress
+from mirror_sync.domain.readers import CLOSED_CODE, Audience, Visibilities
 from mirror_sync.domain.runs import (
     Activity,
     Health,
@@ -18,6 +19,7 @@ from mirror_sync.domain.runs import (
     Mirror,
     Outcome,
     RunRecord,
+    Visibility,
     activity,
     health,
     lag_seconds,
@@ -27,6 +29,9 @@ from mirror_sync.ports import Clock, MirrorFilter, StateStore, Totals
 
 Document = dict[str, Any]
 """A JSON document: the published contract of the API and of ``--json``."""
+
+EVERYBODY = Visibilities()
+"""What holds where the configuration says nothing."""
 
 ATTENTION_LIMIT = 20
 ATTENTION = (
@@ -55,13 +60,15 @@ def rfc3339(at: float | None) -> str | None:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def mirror_document(mirror: Mirror, now: float) -> Document:
-    """Return the public JSON document of one mirror."""
+def mirror_document(mirror: Mirror, now: float, rules: Visibilities = EVERYBODY) -> Document:
+    """Return the public JSON document of one mirror; ``rules`` are what the configuration says of who may read."""
     syncing = activity(mirror, now) is Activity.SYNCING
     return {
         "name": mirror.name,
         "upstream": mirror.upstream,
         "class": mirror.class_name,
+        "visibility": rules.of(mirror).value,
+        "closed": rules.closes(mirror),
         "health": health(mirror, now).value,
         "activity": activity(mirror, now).value,
         "created_at": rfc3339(mirror.created_at),
@@ -171,6 +178,23 @@ def run_document(run: RunRecord) -> Document:
     }
 
 
+def listing(
+    state: StateStore, clock: Clock, which: MirrorFilter, *, cursor: str, limit: int, rules: Visibilities = EVERYBODY
+) -> Document:
+    """Return one page of mirrors: ``items`` and ``next_cursor`` (``None`` on the last), which names none that is not in a page."""
+    now, audience = clock.now(), which.audience
+    while True:
+        page = state.mirrors(which, cursor=cursor, limit=limit)
+        named = [mirror for mirror in page.items if audience is None or audience.may_see(mirror)]
+        cursor = page.next_cursor
+        if named or not cursor:
+            break
+    return {
+        "items": [mirror_document(mirror, now, rules) for mirror in named],
+        "next_cursor": named[-1].name if cursor else None,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Overview:
     """The first page: the verdict's figures, and the mirrors that need somebody."""
@@ -182,20 +206,27 @@ class Overview:
     now: float
 
 
-def overview(state: StateStore, clock: Clock) -> Overview:
-    """Return the figures of the first page."""
+def overview(
+    state: StateStore, clock: Clock, *, rules: Visibilities = EVERYBODY, audience: Audience | None = None
+) -> Overview:
+    """Return the figures of the first page: of all mirrors, and those of them that may be named to ``audience``."""
     now = clock.now()
+
+    def documents(which: MirrorFilter, room: int) -> list[Document]:
+        page = state.mirrors(replace(which, audience=audience), limit=room)
+        seen = [mirror for mirror in page.items if audience is None or audience.may_see(mirror)]
+        return [mirror_document(mirror, now, rules) for mirror in seen]
+
     attention: dict[str, Document] = {}
     for which in ATTENTION:
         room = ATTENTION_LIMIT - len(attention)
         if room <= 0:
             break
-        page = state.mirrors(which, limit=room)
-        attention.update({mirror.name: mirror_document(mirror, now) for mirror in page.items})
+        attention.update({document["name"]: document for document in documents(which, room)})
     running: dict[str, Document] = {}
     for which in RUNNING:
-        documents = [mirror_document(mirror, now) for mirror in state.mirrors(which, limit=ATTENTION_LIMIT).items]
-        running |= {one["name"]: one for one in documents if one["progress"] or one["run"]}
+        some = documents(which, ATTENTION_LIMIT)
+        running |= {one["name"]: one for one in some if one["progress"] or one["run"]}
     return Overview(
         totals=state.totals(),
         attention=tuple(attention.values()),
@@ -239,12 +270,18 @@ class Why:
         }
 
 
-def why(state: StateStore, clock: Clock, name: MirrorName) -> Why:
+def why(state: StateStore, clock: Clock, name: MirrorName, rules: Visibilities = EVERYBODY) -> Why:
     """Explain one mirror; raises :class:`mirror_sync.errors.NotFound`."""
     mirror = state.mirror(name)
     now = clock.now()
     verdict = health(mirror, now)
     code, cause = _cause(mirror, verdict, state)
+    closed = rules.closes(mirror)
+    if closed and mirror.paused_at is None:
+        code, cause = (
+            CLOSED_CODE,
+            "upstream does not show this repository to everybody" + (f"; {code} {cause}" if code else ""),
+        )
     return Why(
         name=mirror.name,
         verdict=verdict,
@@ -256,8 +293,8 @@ def why(state: StateStore, clock: Clock, name: MirrorName) -> Why:
         tried=mirror.failures,
         last_at=rfc3339(mirror.last_run.finished_at) if mirror.last_run else None,
         next_at=rfc3339(mirror.due_at) if mirror.paused_at is None and mirror.removing_at is None else None,
-        clients=_clients(mirror),
-        remedies=_remedies(mirror, verdict),
+        clients=_clients(mirror, rules),
+        remedies=(_opening(mirror) if closed else ()) + _remedies(mirror, verdict),
     )
 
 
@@ -283,9 +320,19 @@ def _cause(mirror: Mirror, verdict: Health, state: StateStore) -> tuple[str, str
     return "", "nothing is wrong"
 
 
-def _clients(mirror: Mirror) -> str:
+def _opening(mirror: Mirror) -> tuple[str, ...]:
+    """Return what lets a closed mirror be read: by some, or by everybody whatever upstream says."""
+    return (
+        f"mirror-sync set {mirror.name} --visibility token",
+        f"mirror-sync set {mirror.name} --visibility open",
+    )
+
+
+def _clients(mirror: Mirror, rules: Visibilities) -> str:
     if mirror.removing_at is not None:
         return "not served any more"
+    if rules.closes(mirror) or rules.of(mirror) is Visibility.NONE:
+        return "answered as if it were not mirrored"
     if mirror.published_at is None:
         return "git clone is refused with a reason until the first publish"
     if mirror.held_refs:

@@ -17,6 +17,7 @@ from mirror_sync.actions.fill import FillLimits, fill
 from mirror_sync.actions.gate import publish_in_rounds
 from mirror_sync.actions.outcome import host_of, record, record_failure
 from mirror_sync.actions.publish import adopt_view, replay_intent
+from mirror_sync.actions.shown import note_shown
 from mirror_sync.actions.world import Policy, Run, World
 from mirror_sync.domain.figures import tips_text
 from mirror_sync.domain.names import GitOid, LfsOid, RefName, printable, ref_bytes
@@ -33,7 +34,14 @@ from mirror_sync.domain.refs import (
     guard,
 )
 from mirror_sync.domain.runs import Lease, Outcome, RunReport, Step
-from mirror_sync.errors import HostResting, MirrorSyncError, RepositoryDamaged, UpstreamInvalid
+from mirror_sync.errors import (
+    HostResting,
+    MirrorSyncError,
+    RepositoryDamaged,
+    UpstreamGone,
+    UpstreamInvalid,
+    UpstreamRefused,
+)
 from mirror_sync.ports import Goal
 
 WITHOUT_LFS = "without-lfs:"
@@ -106,7 +114,12 @@ def observe(run: Run) -> Observation | None:
     known = mirror.confirmed_digest.removeprefix(mark) if settled and mirror.confirmed_digest.startswith(mark) else ""
     began = run.world.clock.monotonic()
     run.observed_at = run.world.clock.now()
-    observation = run.world.upstream.observe(run.policy.patterns, known_digest=known)
+    try:
+        observation = run.world.upstream.observe(run.policy.patterns, known_digest=known)
+    except (UpstreamGone, UpstreamRefused) as error:
+        note_shown(run, error)
+        raise
+    note_shown(run)
     run.world.telemetry.step_finished(run.lease, Step.OBSERVE, run.world.clock.monotonic() - began)
     if observation is None:
         run.digest = mark + known

@@ -37,6 +37,8 @@ class Policy:
     selection: Selection = Selection()  # noqa: RUF009 - frozen
     """Which LFS objects are kept."""
     lfs_connections: int = 8
+    public: bool = True
+    """Whether everybody may read the mirror as long as upstream shows it to everybody."""
     jitter: float = 0.1
     backoff_max: float = 6 * 3600.0
 
@@ -52,6 +54,8 @@ class World:
     clock: Clock
     parallel: Parallel
     telemetry: Telemetry
+    outside: Upstream | None = None
+    """The upstream as somebody without credentials sees it; ``None`` where our own way has none either."""
     accelerators: Sequence[Upstream] = ()
     """Nearer places of the same repository: for bytes that prove themselves, never for refs."""
     crowded: Callable[[], bool] = never
@@ -83,6 +87,8 @@ class Run:
     lfs_bytes: int = 0
     complete: bool = False
     lfs_failure: Exception | None = None
+    closed: bool = False
+    """Whether this run's observation closed the mirror to clients."""
     reported: bool = False
     """Whether people were told how far a fetch or transfer is that has not ended."""
     given_up: Mapping[GitOid, str] = field(default_factory=dict)

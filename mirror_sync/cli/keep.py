@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -13,7 +13,7 @@ from mirror_sync.cli.opening import opened, told
 from mirror_sync.cli.options import Command, Globals
 from mirror_sync.cli.output import Output, show_error, span
 from mirror_sync.domain.figures import size_text
-from mirror_sync.domain.runs import Activity, Mirror, activity
+from mirror_sync.domain.runs import Activity, Mirror, Visibility, activity
 from mirror_sync.errors import MirrorSyncError, NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Duration(click.ParamType[float]):
 
 
 DURATION = Duration()
+VISIBILITY = click.Choice([word.value for word in Visibility])
 
 
 @click.command(
@@ -55,9 +56,15 @@ DURATION = Duration()
 @click.option("--class", "class_name", default="", metavar="NAME", help="Take the settings of this class.")
 @click.option("--interval", type=DURATION, help="Time between two polls, such as 15m; default: schedule.interval.")
 @click.option("--objective", type=DURATION, help="The sync lag to stay within; default: schedule.objective.")
+@click.option("--visibility", type=VISIBILITY, help="Who may read; default: that of its class, or access.visibility.")
 @click.pass_context
 def add(
-    context: click.Context, urls: tuple[str, ...], class_name: str, interval: float | None, objective: float | None
+    context: click.Context,
+    urls: tuple[str, ...],
+    class_name: str,
+    interval: float | None,
+    objective: float | None,
+    visibility: str | None,
 ) -> int:
     """Mirror repositories."""
     out = Output(told(context))
@@ -66,7 +73,13 @@ def add(
         for url in dict.fromkeys(choosing.words(urls)):
             try:
                 before = being_removed(app, url)
-                mirror, made = app.enrol(url, interval=interval, objective=objective, class_name=class_name)
+                mirror, made = app.enrol(
+                    url,
+                    interval=interval,
+                    objective=objective,
+                    class_name=class_name,
+                    visibility=Visibility(visibility) if visibility else None,
+                )
             except MirrorSyncError as error:
                 if len(urls) == 1 and url == urls[0]:
                     raise
@@ -79,6 +92,8 @@ def add(
                 what = "added" if made else "taken back" if back else "here already"
                 told_as = "is here already:" if what == "here already" else what
                 out.line(f"{what}\t{mirror.name}" if out.plain else f"{told_as} {mirror.name}")
+            if visibility and document["visibility"] != visibility:
+                out.note(f"  its visibility stays {document['visibility']}; mirror-sync set --visibility changes it")
             if before is not None and back:
                 out.note(f"  {taken_back(before, app.clock.now())}")
     if out.json:
@@ -113,12 +128,21 @@ def _failure(word: str, error: MirrorSyncError) -> dict[str, str]:
 
 @click.command(
     cls=Command,
-    examples=("mirror-sync set 'huggingface.co/*' --class models", "mirror-sync set github.com/acme/app --interval 5m"),
+    examples=(
+        "mirror-sync set 'huggingface.co/*' --class models",
+        "mirror-sync set github.com/acme/app --interval 5m",
+        "mirror-sync set github.com/acme/secret --visibility token",
+    ),
 )
 @click.argument("globs", nargs=-1, required=True, metavar="GLOB...", shell_complete=choosing.complete_names)
 @click.option("--class", "class_name", metavar="NAME", help='Take the settings of this class; "none": of no class.')
 @click.option("--interval", type=DURATION, help="Time between two polls, such as 15m.")
 @click.option("--objective", type=DURATION, help="The sync lag to stay within.")
+@click.option(
+    "--visibility",
+    type=click.Choice([*(word.value for word in Visibility), "default"]),
+    help='Who may read; "default": as its class or the configuration says.',
+)
 @click.pass_context
 def set_(
     context: click.Context,
@@ -126,10 +150,14 @@ def set_(
     class_name: str | None,
     interval: float | None,
     objective: float | None,
+    visibility: str | None,
 ) -> None:
-    """Change class or schedule of mirrors."""
-    if class_name is None and interval is None and objective is None:
-        raise UsageError("nothing to change was named", remedy="give --class, --interval or --objective")
+    """Change class, schedule or visibility of mirrors."""
+    if class_name is None and interval is None and objective is None and visibility is None:
+        raise UsageError("nothing to change was named", remedy="give --class, --interval, --objective or --visibility")
+    word: Visibility | Literal[""] | None = None
+    if visibility is not None:
+        word = "" if visibility == "default" else Visibility(visibility)
     out = Output(told(context))
     with opened(context) as app:
         documents = choosing.chosen(app, globs)
@@ -139,6 +167,7 @@ def set_(
                 class_name="" if class_name == "none" else class_name,
                 interval=interval,
                 objective=objective,
+                visibility=word,
             )
         changed = [app.mirror_status(document["name"]) for document in documents]
     _tell(out, "changed", changed)

@@ -22,6 +22,7 @@ from mirror_sync.ports import MirrorFilter
 if TYPE_CHECKING:
     from mirror_sync.actions.status import Document, Overview
 
+CLOSED = ", closed: upstream does not show it to everybody, so nobody reads it here"
 WORKER_ALIVE_SECONDS = 30.0
 """A worker that gave no sign of life for longer is taken for gone."""
 
@@ -43,7 +44,9 @@ def ls(context: click.Context, glob: str, health: str | None, activity: str | No
     if out.json:
         out.document({"items": items})
         return
-    out.table(("HEALTH", "NAME", "LAG", "REFS", "LFS", "NOW"), [_row(item, plain=out.plain) for item in items])
+    out.table(
+        ("HEALTH", "NAME", "LAG", "REFS", "LFS", "READERS", "NOW"), [_row(item, plain=out.plain) for item in items]
+    )
     if not items and not out.plain:
         out.note(
             "no mirrors" + (" match" if glob or health or activity or class_name else "; mirror-sync add URL keeps one")
@@ -59,8 +62,14 @@ def _row(item: Document, *, plain: bool) -> tuple[str, ...]:
         lag,
         str(item["refs"]["count"]),
         f"{lfs['present']}/{lfs['wanted']}" if lfs["wanted"] or plain else "-",
+        readers(item),
         doing(item) if plain else brief(item),
     )
+
+
+def readers(item: Document) -> str:
+    """Return who may read a mirror in one word."""
+    return "closed" if item["closed"] else str(item["visibility"])
 
 
 @click.command(
@@ -87,6 +96,7 @@ def show(context: click.Context, name: str) -> None:
     rows = [
         ("upstream", item["upstream"]),
         *([("class", item["class"] + lost)] if item["class"] else []),
+        ("visibility", item["visibility"] + (CLOSED if item["closed"] else "")),
         ("clone", clone),
         ("lag", f"{span(item['lag_seconds'])}, objective {span(item['objective_seconds'])}"),
         ("confirmed", item["confirmed_at"] or "never"),

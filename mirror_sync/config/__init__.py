@@ -26,12 +26,12 @@ from mirror_sync.config.values import (
     WebhookSettings,
     WorkerSettings,
 )
-from mirror_sync.config.writing import write_secret, write_text
+from mirror_sync.config.writing import replace_secret, write_secret, write_text
 
 __all__ = [
     "CONFIG_NAME", "Changes", "DatabaseSettings", "GitSettings", "LfsSettings", "LogSettings", "MetricsSettings", "MirrorDeclaration",
     "ScheduleSettings", "SecretFile", "ServeSettings", "ServerSettings", "Settings", "StorageSettings", "TrustedHost",
     "UiSettings", "Unfit", "UpstreamRule", "WebhookSettings", "WorkerSettings", "data_home", "default_config_text",
     "diff", "duration_text", "find", "host_rules", "host_rules_text", "load", "load_text", "parse_duration",
-    "parse_size", "process_environment", "scrub", "secret_fault", "size_text", "toml_text", "write_secret", "write_text",
+    "parse_size", "process_environment", "replace_secret", "scrub", "secret_fault", "size_text", "toml_text", "write_secret", "write_text",
 ]  # fmt: skip

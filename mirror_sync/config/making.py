@@ -16,6 +16,8 @@ from mirror_sync.config.tree import Tree
 from mirror_sync.config.units import duration_text
 from mirror_sync.domain.budget import Cap
 from mirror_sync.domain.names import UpstreamUrl, parse_upstream_url
+from mirror_sync.domain.readers import Networks
+from mirror_sync.domain.runs import Visibility
 
 CREDENTIAL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}\Z")
 
@@ -75,6 +77,7 @@ class Maker:
             classes=self._classes(),
             mirrors=self._mirrors(),
             webhooks=self._webhooks(),
+            access=self._access(),
             serve=values.ServeSettings(
                 max_streams=tree.serve.max_streams,
                 max_packs=tree.serve.max_packs,
@@ -85,7 +88,7 @@ class Maker:
                 threads=tree.serve.threads,
             ),
             metrics=values.MetricsSettings(tree.metrics.per_mirror),
-            log=values.LogSettings(tree.log.format, tree.log.level),
+            log=values.LogSettings(tree.log.format, tree.log.level, tree.log.access),
             ui=values.UiSettings(tree.ui.language, tree.ui.title, tree.ui.contact),
             removal_delay=tree.storage.removal_delay,
             keep_runs=tree.log.keep_runs,
@@ -144,6 +147,19 @@ class Maker:
         )
         return values.WebhookSettings(tuple(secret for secret in found if secret), tree.max_body, tree.keep_deliveries)
 
+    def _access(self) -> values.AccessSettings:
+        tree = self.tree.access
+        return values.AccessSettings(
+            visibility=Visibility(tree.visibility),
+            conceal=tree.conceal,
+            networks=Networks(tree.allow, tree.deny),
+            token_ttl=tree.token_ttl,
+            check_ttl=tree.check_ttl,
+            refusal_ttl=tree.refusal_ttl,
+            link_ttl=tree.link_ttl,
+            link_key_file=self._located(tree.link_key_file) if tree.link_key_file else None,
+        )
+
     def _upstream(self, host: str) -> values.UpstreamRule:
         rule = self.tree.upstream[host]
         path: KeyPath = ("upstream", host)
@@ -180,6 +196,7 @@ class Maker:
                 shared.objective,
                 shared.known_missing,
                 values.Chosen(shared.include, shared.exclude, shared.max_object, shared.recent),
+                Visibility(shared.visibility) if shared.visibility else None,
             )
             for name, shared in self.tree.class_.items()
         }
@@ -212,6 +229,7 @@ class Maker:
                 mirror.accelerators,
                 mirror.class_,
                 values.Chosen(mirror.include, mirror.exclude, mirror.max_object, mirror.recent),
+                Visibility(mirror.visibility) if mirror.visibility else None,
             )
             for mirror in self.tree.mirror
         )

@@ -5,6 +5,7 @@ This is the only module that knows pydantic.  The models parse; nothing else rea
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pydantic_settings import NoDecode
 from mirror_sync.config.units import Unfit, parse_duration, parse_hours, parse_rate, parse_size
 from mirror_sync.domain import budget
 from mirror_sync.domain.names import parse_upstream_url, refname_fault
+from mirror_sync.domain.readers import Network
 from mirror_sync.domain.selection import PathPattern
 from mirror_sync.errors import MirrorSyncError
 
@@ -24,6 +26,8 @@ _CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 _HOST_KEY = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?)(?::[0-9]{1,5})?\Z")
 MAX_THREADS = 1024
 LEAST_MEMORY = 256 << 20
+
+VisibilityWord = Literal["public", "open", "token", "upstream", "none"]
 
 
 def _duration(unit: str, *, zero: bool = False, optional: bool = False) -> Callable[[object], float | None]:
@@ -224,6 +228,28 @@ def _public_url(value: object) -> str:
     return text.rstrip("/")
 
 
+def _networks(value: object) -> tuple[Network, ...]:
+    found: list[Network] = []
+    for word in _words(value):
+        try:
+            found.append(ipaddress.ip_network(word))
+        except ValueError as error:
+            fault = "has bits set behind its prefix" if "host bits" in str(error) else "is no network"
+            raise Unfit(
+                f'{word!r} {fault}; write networks as "192.0.2.0/24", "2001:db8::/32" or "192.0.2.7"'
+            ) from error
+    return tuple(found)
+
+
+def _expiry(value: object) -> float | None:
+    if value in (None, "none"):
+        return None
+    seconds = parse_duration(value, unit="d")
+    if seconds <= 0:
+        raise Unfit('must be longer than nothing; "none" means that they do not expire')
+    return seconds
+
+
 def _database(value: object) -> str:
     text = _path(value)
     scheme, separator, rest = text.partition("://")
@@ -333,6 +359,8 @@ NearTemplates = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_near_templ
 NearUrls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_near_urls)]
 RawUrl = Annotated[str, BeforeValidator(_raw_url)]
 HostKey = Annotated[str, BeforeValidator(_host_key)]
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
+Expiry = Annotated[float | None, BeforeValidator(_expiry)]
 Age = Annotated[float | None, BeforeValidator(_age)]
 PathPatterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_path_patterns)]
 OwnLimit = Annotated[int | None, BeforeValidator(_own_limit)]
@@ -493,6 +521,7 @@ class Class(_Section):
     include: OwnPathPatterns = _key(None, "Instead of lfs.include.")
     exclude: OwnPathPatterns = _key(None, "Instead of lfs.exclude.")
     recent: OwnAge = _key(None, "Instead of lfs.recent.")
+    visibility: VisibilityWord | None = _key(None, "Instead of access.visibility.")
 
 
 class Mirror(_Section):
@@ -510,6 +539,7 @@ class Mirror(_Section):
     include: OwnPathPatterns = _key(None, "Instead of lfs.include and that of its class.")
     exclude: OwnPathPatterns = _key(None, "Instead of lfs.exclude and that of its class.")
     recent: OwnAge = _key(None, "Instead of lfs.recent and that of its class.")
+    visibility: VisibilityWord | None = _key(None, "Instead of access.visibility and that of its class.")
 
 
 class Webhooks(_Section):
@@ -523,6 +553,24 @@ class Webhooks(_Section):
     )
     max_body: Size = _key("25MiB", "Largest delivery that is read.", restart=True)
     keep_deliveries: Days = _key("90d", "How long delivery ids are remembered.")
+
+
+class AccessRules(_Section):
+    """Who may read."""
+
+    visibility: VisibilityWord = _key("public", "Who may read a mirror that says nothing else.")
+    conceal: Flag = _key(
+        False, "Ask for credentials at unknown names too, so that git tells nobody which mirrors exist."
+    )
+    allow: Networks = _key([], "Networks whose clients are served; empty: all.")
+    deny: Networks = _key([], "Networks whose clients are not served, also where allow has them.")
+    token_ttl: Expiry = _key("90d", 'How long a new clone token opens anything; "none": until it is revoked.')
+    check_ttl: Seconds = _key("5m", "How long upstream's yes to somebody's credentials counts.")
+    refusal_ttl: Seconds = _key("30s", "How long upstream's no counts.")
+    link_ttl: Minutes = _key("1h", "How long a link to an LFS object of a mirror that is not for everybody counts.")
+    link_key_file: Text = _key(
+        "", "File with the keys that sign such links; empty: link-keys in the directory that holds storage.git_dir."
+    )
 
 
 class Serve(_Section):
@@ -555,6 +603,7 @@ class Log(_Section):
         "info", "Least important event that is logged.", restart=True
     )
     keep_runs: Days = _key("90d", "How long the records of finished runs are kept.")
+    access: Flag = _key(True, "One event for each request that the web answers.")
 
 
 class Ui(_Section):
@@ -578,6 +627,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "class": Class,
     "mirror": Mirror,
     "webhooks": Webhooks,
+    "access": AccessRules,
     "serve": Serve,
     "metrics": Metrics,
     "log": Log,

@@ -40,6 +40,7 @@ class Tree(BaseSettings):
     class_: dict[schema.ClassKey, schema.Class] = Field(default_factory=dict, alias="class")
     mirror: tuple[schema.Mirror, ...] = ()
     webhooks: schema.Webhooks = Field(default_factory=schema.Webhooks)
+    access: schema.AccessRules = Field(default_factory=schema.AccessRules)
     serve: schema.Serve = Field(default_factory=schema.Serve)
     metrics: schema.Metrics = Field(default_factory=schema.Metrics)
     log: schema.Log = Field(default_factory=schema.Log)

@@ -12,6 +12,8 @@ from mirror_sync.config.environment import environment_proxy
 from mirror_sync.config.secrets import SecretFile
 from mirror_sync.domain.budget import Cap, LinkRules
 from mirror_sync.domain.names import MirrorName, UpstreamUrl, parse_upstream_url
+from mirror_sync.domain.readers import Networks, Visibilities
+from mirror_sync.domain.runs import Visibility
 from mirror_sync.domain.selection import Selection
 from mirror_sync.errors import ConfigError
 
@@ -181,6 +183,7 @@ class ClassSettings:
     objective: float | None = None
     known_missing: KnownMissing | None = None
     chosen: Chosen = field(default_factory=Chosen)
+    visibility: Visibility | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +201,7 @@ class MirrorDeclaration:
     """Nearer places of the same repository."""
     class_name: str = ""
     chosen: Chosen = field(default_factory=Chosen)
+    visibility: Visibility | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +220,22 @@ class WebhookSettings:
         Raises :class:`ConfigError` when one cannot be read.
         """
         return tuple((secret.label, secret.read().encode()) for secret in self.secret_files)
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSettings:
+    """Who may read."""
+
+    visibility: Visibility = Visibility.PUBLIC
+    conceal: bool = False
+    """Whether names that are not mirrored here are answered like those that want credentials."""
+    networks: Networks = field(default_factory=Networks)
+    token_ttl: float | None = 90 * 86400.0
+    check_ttl: float = 300.0
+    refusal_ttl: float = 30.0
+    link_ttl: float = 3600.0
+    link_key_file: Path | None = None
+    """``None``: beside the directory of the Git repositories."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +266,8 @@ class LogSettings:
 
     format: Literal["auto", "json", "text", "journald"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
+    access: bool = True
+    """Whether each request that the web answers is an event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,6 +296,7 @@ class Settings:
     classes: Mapping[str, ClassSettings] = field(default_factory=dict)
     mirrors: tuple[MirrorDeclaration, ...] = ()
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
+    access: AccessSettings = field(default_factory=AccessSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     log: LogSettings = field(default_factory=LogSettings)
@@ -335,6 +358,19 @@ class Settings:
         for own in (shared.chosen if shared else None, declared.chosen if declared else None):
             found = own.over(found) if own else found
         return found
+
+    def visibilities(self) -> Visibilities:
+        """Return what all of this says of who may read."""
+        general = self.access.visibility
+        return Visibilities(
+            general,
+            {name: shared.visibility or general for name, shared in self.classes.items()},
+            {mirror.name: mirror.visibility for mirror in self.mirrors if mirror.visibility},
+        )
+
+    def link_keys(self) -> Path:
+        """Return the file with the keys that sign links to LFS objects."""
+        return self.access.link_key_file or self.storage.git_dir.parent / "link-keys"
 
     def schedule_of(self, class_name: str) -> tuple[float, float]:
         """Return interval and objective, in seconds, of mirrors that are added to this class."""

@@ -20,6 +20,20 @@ def write_secret(path: Path, secret: str) -> bool:
     return True
 
 
+def replace_secret(path: Path, secret: str) -> None:
+    """Put ``secret`` in the place of the one in ``path`` at once; its owner stays the owner."""
+    before = path.stat()
+    draft = _draft(path, secret + "\n", mode=0o600)
+    try:
+        if os.geteuid() == 0:
+            os.chown(draft, before.st_uid, before.st_gid)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _make_durable(path.parent)
+
+
 def write_text(path: Path, text: str) -> None:
     """Put ``text`` in the place of ``path`` at once."""
     _draft(path, text, mode=0o644).replace(path)

@@ -21,6 +21,9 @@ TokenId = NewType("TokenId", int)
 TOKEN_PREFIX = "msy_"  # noqa: S105 - what tokens begin with, not one
 """Begins every clone token, so that one in a wrong place is recognised: it is never sent to an upstream."""
 
+CLOSED_CODE = "MS-V403"
+"""What is told of a public mirror that upstream does not show to everybody."""
+
 TOKEN_BYTES = 32
 MOST_GLOBS = 100
 
@@ -72,13 +75,15 @@ class Visibilities:
 
     general: Visibility = Visibility.PUBLIC
     classes: Mapping[str, Visibility] = field(default_factory=dict)
+    """Of every class there is.  What a class said that is configured no more is not known: nobody reads its mirrors."""
     declared: Mapping[MirrorName, Visibility] = field(default_factory=dict)
 
     def of(self, mirror: Mirror) -> Visibility:
         """Return the visibility that holds: declared in the configuration, else the mirror's own, its class's, the general one."""
-        return (
-            self.declared.get(mirror.name) or mirror.visibility or self.classes.get(mirror.class_name) or self.general
-        )
+        own = self.declared.get(mirror.name) or mirror.visibility
+        if own or not mirror.class_name:
+            return own or self.general
+        return self.classes.get(mirror.class_name, Visibility.NONE)
 
     def closes(self, mirror: Mirror) -> bool:
         """Tell whether nobody may read a public mirror because upstream does not show it to everybody."""

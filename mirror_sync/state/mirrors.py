@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, case, delete, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, delete, func, or_, select, update
 
 from mirror_sync.domain.deliveries import repository_key
 from mirror_sync.domain.names import MirrorName, printable
@@ -145,11 +145,9 @@ class Mirrors(Calls):
     def _told_to(self, audience: Audience) -> ColumnElement[bool]:
         """Return which mirrors may be named to an audience, as far as rows tell: what is declared is not in them."""
         of_class = {name: word.value for name, word in audience.rules.classes.items()}
-        general = audience.rules.general.value
-        word = case(
-            (m.visibility != "", m.visibility),
-            else_=case(of_class, value=m["class"], else_=general) if of_class else literal(general),
-        )
+        of_class[""] = audience.rules.general.value
+        shared = case(of_class, value=m["class"], else_=Visibility.NONE.value)
+        word = case((m.visibility != "", m.visibility), else_=shared)
         everybody = or_(
             word == Visibility.OPEN.value,
             and_(word == Visibility.PUBLIC.value, m.shown_upstream.is_not(False)),

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from mirror_sync.domain.names import MirrorName
 from mirror_sync.domain.progress import Kind, Progress, Way
+from mirror_sync.domain.readers import Audience
 from mirror_sync.domain.runs import Health, health
 from mirror_sync.errors import MirrorSyncError, StateUnavailable
 from mirror_sync.ports import Clock, MirrorFilter, StateStore
@@ -231,17 +232,22 @@ class Metrics:
         encode, content_type = choose_encoder(accept)
         return encode(self._whole), content_type
 
-    def render_mirrors(self) -> Iterator[bytes]:
-        """Yield one block of text format per page of mirrors: the series that grow with their number."""
+    def render_mirrors(self, audience: Audience | None = None) -> Iterator[bytes]:
+        """Yield one block of text format per page of mirrors: the series that grow with their number.
+
+        With an audience, only mirrors that may be named to it.
+        """
         yield b"".join(
             f"# HELP {PREFIX}_{name} {text}\n# TYPE {PREFIX}_{name} gauge\n".encode() for name, text in _PER_MIRROR
         )
         cursor = ""
         while True:
-            page = self._state.mirrors(MirrorFilter(), cursor=cursor, limit=500)
+            page = self._state.mirrors(MirrorFilter(audience=audience), cursor=cursor, limit=500)
             now = self._clock.now()
             lines: list[str] = []
             for mirror in page.items:
+                if audience is not None and not audience.may_see(mirror):
+                    continue
                 label = f'mirror="{_escape(mirror.name)}"'
                 if mirror.confirmed_at is not None:
                     lines.append(f"{PREFIX}_mirror_confirmed_timestamp_seconds{{{label}}} {mirror.confirmed_at:.3f}")

@@ -113,6 +113,7 @@ def failure(
     if status in (404, 410, 451):
         return UpstreamGone(
             f"{host} answers that {what} is not there",
+            for_everybody=status != 404,
             why=f"HTTP {status}. {said}".rstrip(),
             remedy="check the address; a private repository may need a token to be seen",
         )

@@ -14,7 +14,7 @@ from mirror_sync.domain.runs import Activity, Health
 from mirror_sync.errors import NotFound, UsageError
 from mirror_sync.ports import MirrorFilter
 from mirror_sync.web.backend import backend
-from mirror_sync.web.door import shown_mirror
+from mirror_sync.web.door import audience, shown_mirror
 from mirror_sync.web.paths import decoded_path
 from mirror_sync.web.queries import number, raw_query
 from mirror_sync.web.replies import json_answer
@@ -29,7 +29,7 @@ api = Blueprint("api", __name__)
 @api.get("/api/v1/status")
 def status() -> Response:
     """Return the counts of the first page."""
-    overview = backend().overview()
+    overview = backend().overview(audience=audience())
     totals = overview.totals
     return _cacheable(
         {
@@ -54,6 +54,7 @@ def mirrors() -> Response:
         health=_one_of("health", {word.value for word in Health}),
         activity=_one_of("activity", {word.value for word in Activity}),
         query=_short("q"),
+        audience=audience(),
     )
     limit = number("limit", default=DEFAULT_LIMIT, low=1, high=MAX_LIMIT)
     document = backend().list_status(which, cursor=_short("cursor", limit=2000), limit=limit)

@@ -11,7 +11,7 @@ from mirror_sync.web import language
 from mirror_sync.web.api import api
 from mirror_sync.web.backend import EXTENSION, LIMITS, App, backend
 from mirror_sync.web.bodies import BodyRefused, leave_body, patience
-from mirror_sync.web.door import served_mirror
+from mirror_sync.web.door import DOOR, LOGGED, Door, check_network, for_everybody, served_mirror
 from mirror_sync.web.git_http import answer_git
 from mirror_sync.web.health import health
 from mirror_sync.web.hooks import hooks
@@ -29,6 +29,11 @@ CONTENT_POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'"
 )
+
+CHALLENGE = 'Basic realm="mirror-sync", charset="UTF-8"'
+
+FROM_ANYWHERE = frozenset({"/healthz", "/readyz", "/hooks/github"})
+"""Answered whatever the address lists say: they show no mirror, and deliveries prove themselves by a signature."""
 
 ANSWER_STALL_SECONDS = 30.0
 """A client that takes nothing of a small answer for so long has gone; streams set a longer time."""
@@ -48,6 +53,7 @@ def create_app(app: App) -> Flask:
     flask.url_map.merge_slashes = False
     flask.extensions[EXTENSION] = app
     flask.extensions[LIMITS] = Limits(app.settings, app.clock)
+    flask.extensions[DOOR] = Door(app.settings, app.clock)
     flask.extensions[PULLS] = Pulls(app)
     flask.jinja_env.trim_blocks = True
     flask.jinja_env.lstrip_blocks = True
@@ -96,8 +102,19 @@ def _speaks_lfs() -> bool:
 
 
 def _refused(error: Refused) -> Response:
+    response = _refusal_of(error)
+    if error.challenge:
+        response.headers["WWW-Authenticate"] = CHALLENGE
+        if _speaks_lfs():
+            response.headers["LFS-Authenticate"] = CHALLENGE
+    return response
+
+
+def _refusal_of(error: Refused) -> Response:
     if _speaks_lfs():
-        return lfs_refusal(error.status, error.reason, retry_after=error.retry_after)
+        # git-lfs gives up at once on a 503 and comes again after a 429.
+        status = 429 if error.status == 503 else error.status
+        return lfs_refusal(status, error.reason, retry_after=error.retry_after)
     if request.path.startswith("/api/"):
         return problem(error.status, title=error.reason)
     if _wants_page():
@@ -153,9 +170,18 @@ def _wants_page() -> bool:
 
 
 def _bound() -> None:
-    """Let no client hold a thread by not taking its answer."""
+    """Let no client hold a thread by not taking its answer, and none in from a network that is not served."""
     with patience(request.environ, ANSWER_STALL_SECONDS):
+        pass
+    request.environ[LOGGED] = backend().settings.log.access
+    if request.path in FROM_ANYWHERE:
         return
+    try:
+        check_network()
+    except Refused:
+        if request.content_length or "Transfer-Encoding" in request.headers:
+            leave_body(request.environ)
+        raise
 
 
 def _finish(response: Response) -> Response:
@@ -164,6 +190,10 @@ def _finish(response: Response) -> Response:
     response.headers.setdefault("Content-Security-Policy", CONTENT_POLICY)
     if response.mimetype == "text/html":
         response.headers.setdefault("Cache-Control", "no-cache")
+    if not for_everybody():
+        response.cache_control.public = False
+        response.cache_control.private = True
+        response.vary.add("Authorization")
     backend().metrics.served(protocol=_protocol(), code=response.status_code)
     return response
 

@@ -6,9 +6,11 @@ from typing import Any, Protocol, cast
 
 from flask import current_app
 
+from mirror_sync.actions.readers import UpstreamsWord
 from mirror_sync.actions.status import Overview, Why
 from mirror_sync.config import Settings
 from mirror_sync.domain.names import LfsOid, MirrorName
+from mirror_sync.domain.readers import Audience
 from mirror_sync.domain.runs import Delivery, Mirror
 from mirror_sync.ports import Arrivals, Clock, MirrorFilter, ObjectStore, Serving, StateStore, Telemetry
 from mirror_sync.telemetry import Metrics
@@ -56,8 +58,12 @@ class App(Protocol):
     def list_status(self, which: MirrorFilter, *, cursor: str = "", limit: int = 100) -> dict[str, Any]:
         """Return ``{"items": [...], "next_cursor": str | None}``."""
 
-    def overview(self) -> Overview:
-        """Return the figures of the first page."""
+    @property
+    def upstreams_word(self) -> UpstreamsWord:
+        """Whom upstreams let read."""
+
+    def overview(self, *, audience: Audience | None = None) -> Overview:
+        """Return the figures of the first page, of all mirrors, and the mirrors that may be named to an audience."""
 
     def why(self, name: MirrorName) -> Why:
         """Explain one mirror; raises ``NotFound``."""

@@ -6,6 +6,7 @@ from flask import Blueprint, Response, abort, request
 
 from mirror_sync.errors import MirrorSyncError
 from mirror_sync.web.backend import backend
+from mirror_sync.web.door import audience
 from mirror_sync.web.replies import json_answer, text
 
 WORKER_SILENT_SECONDS = 60.0
@@ -41,11 +42,14 @@ def metrics() -> Response:
 
 @health.get("/metrics/mirrors")
 def mirror_metrics() -> Response:
-    """Answer a scrape of the series that grow with the number of mirrors, where the operator wants them."""
+    """Answer a scrape of the series that grow with the number of mirrors, where the operator wants them.
+
+    Only of mirrors that the scraper may know of: a clone token opens more than what everybody may read.
+    """
     app = backend()
     if not app.settings.metrics.per_mirror:
         abort(404)
-    response = Response(app.metrics.render_mirrors(), content_type="text/plain; version=0.0.4; charset=utf-8")
+    response = Response(app.metrics.render_mirrors(audience()), content_type="text/plain; version=0.0.4; charset=utf-8")
     response.headers["Cache-Control"] = "no-store"
     return response
 

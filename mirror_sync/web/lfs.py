@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ from mirror_sync.domain.runs import Mirror
 from mirror_sync.errors import KNOWN_MISSING_CODES, NotFound
 from mirror_sync.web.backend import backend, limits
 from mirror_sync.web.bodies import leave_body, patience, small_body
-from mirror_sync.web.door import served_mirror
+from mirror_sync.web.door import for_everybody, link_keys, served_mirror
 from mirror_sync.web.git_http import BUSY, SEND_STALL_SECONDS
 from mirror_sync.web.paths import Service, Target
 from mirror_sync.web.pulls import FIRST_SECONDS, CannotBeHad, NotYet, Pull, pulls
@@ -36,8 +37,8 @@ _HOST = re.compile(r"[A-Za-z0-9.\-_]+(?::[0-9]{1,5})?\Z|\[[0-9A-Fa-f:.]+\](?::[0
 
 def answer_lfs(target: Target) -> Response:
     """Answer one request of an LFS client."""
-    mirror = served_mirror(target.name)
     service = target.service
+    mirror = served_mirror(target.name, granted=partial(_linked, target))
     if service is Service.LFS_BATCH:
         return _batch(mirror) if request.method == "POST" else lfs_refusal(405, "a batch is asked with POST")
     if service is Service.LFS_OBJECT:
@@ -49,6 +50,14 @@ def answer_lfs(target: Target) -> Response:
     if service in (Service.LFS_LOCKS, Service.LFS_UNLOCK):
         return lfs_refusal(403, f"{mirror.name} is a read-only mirror; lock files at its upstream: {mirror.upstream}")
     return lfs_refusal(404, "this is not a part of the LFS API")
+
+
+def _linked(target: Target, mirror: Mirror) -> bool:
+    """Tell whether the request follows a signed link to this very object of the mirror."""
+    if target.service is not Service.LFS_OBJECT or not is_lfs_oid(target.rest):
+        return False
+    expires, signature = request.args.get("expires", ""), request.args.get("signature", "")
+    return link_keys().opens(mirror.name, LfsOid(target.rest), expires=expires, signature=signature)
 
 
 def public_base() -> str:
@@ -84,7 +93,19 @@ def _batch(mirror: Mirror) -> Response:
     reasons = _reasons(mirror, absent)
     base = f"{public_base()}/{quote(mirror.name, safe='/:[]~@!$&()+,;=-._')}.git/info/lfs/objects"
     answers = [_one(oid, size, known=known, sizes=sizes, reasons=reasons, base=base) for oid, size in objects]
+    if not for_everybody():
+        _sign(mirror, answers)
     return json_answer({"transfer": "basic", "objects": answers, "hash_algo": "sha256"}, content_type=LFS_TYPE)
+
+
+def _sign(mirror: Mirror, answers: Iterable[dict[str, Any]]) -> None:
+    """Make each link one that opens its object for a while, whoever follows it."""
+    seconds = backend().settings.access.link_ttl
+    for answer in answers:
+        download = answer.get("actions", {}).get("download")
+        if download is not None:
+            download["href"] += "?" + link_keys().signed(mirror.name, LfsOid(answer["oid"]), seconds=seconds)
+            download["expires_in"] = int(seconds)
 
 
 def _checked(document: object, mirror: Mirror) -> list[tuple[str, int]]:
@@ -215,7 +236,7 @@ def _chosen(oid: LfsOid, size: int, *, if_range: str) -> tuple[Part, dict[str, s
     )
     headers = {
         "ETag": etag,
-        "Cache-Control": "public, max-age=31536000, immutable",
+        "Cache-Control": f"{'public' if for_everybody() else 'private'}, max-age=31536000, immutable",
         "Accept-Ranges": "bytes",
         "Content-Type": "application/octet-stream",
     }

@@ -21,7 +21,7 @@ from mirror_sync.errors import NotFound, UsageError
 from mirror_sync.ports import MirrorFilter
 from mirror_sync.web import language
 from mirror_sync.web.backend import backend
-from mirror_sync.web.door import shown_mirror
+from mirror_sync.web.door import audience, shown_mirror
 from mirror_sync.web.lfs import public_base
 from mirror_sync.web.paths import decoded_path
 from mirror_sync.web.queries import number, raw_query
@@ -71,7 +71,7 @@ def printable_lines(message: str) -> list[str]:
 @pages.get("/")
 def overview() -> Response:
     """Show the verdict and what needs somebody."""
-    return _page("overview.html", overview=backend().overview(), HEALTH=HEALTH)
+    return _page("overview.html", overview=backend().overview(audience=audience()), HEALTH=HEALTH)
 
 
 @pages.get("/mirrors")
@@ -82,7 +82,7 @@ def mirrors() -> Response:
         wanted["health"] = ""
     if wanted["activity"] not in ACTIVITY:
         wanted["activity"] = ""
-    which = MirrorFilter(query=wanted["q"], health=wanted["health"], activity=wanted["activity"])
+    which = MirrorFilter(query=wanted["q"], health=wanted["health"], activity=wanted["activity"], audience=audience())
     listing = backend().list_status(which, cursor=request.args.get("cursor", "")[:2000], limit=PAGE_MIRRORS)
     return _page("mirrors.html", listing=listing, wanted=wanted, HEALTH=HEALTH, ACTIVITY=ACTIVITY)
 
@@ -133,7 +133,7 @@ def _asked_mirror() -> Mirror:
 @pages.get("/use")
 def use() -> Response:
     """Show what to type to use the mirrors."""
-    example = backend().list_status(MirrorFilter(), limit=1)["items"]
+    example = backend().list_status(MirrorFilter(audience=audience()), limit=1)["items"]
     name = example[0]["name"] if example else "github.com/acme/model"
     scheme = example[0]["upstream"].partition("://")[0] if example else "https"
     host = name.partition("/")[0]

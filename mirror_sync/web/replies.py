@@ -24,12 +24,16 @@ LFS_TYPE = "application/vnd.git-lfs+json"
 
 
 class Refused(Exception):
-    """A client is not served: the HTTP status and a reason it can show its user."""
+    """A client is not served: the HTTP status and a reason it can show its user.
 
-    def __init__(self, status: int, reason: str, *, retry_after: float | None = None) -> None:
+    ``challenge`` asks for credentials, with status 401.
+    """
+
+    def __init__(self, status: int, reason: str, *, retry_after: float | None = None, challenge: bool = False) -> None:
         self.status = status
         self.reason = reason
         self.retry_after = retry_after
+        self.challenge = challenge
         super().__init__(reason)
 
 

@@ -15,6 +15,7 @@ from mirror_sync.config import Settings
 from mirror_sync.telemetry import logger
 from mirror_sync.web.app import create_app
 from mirror_sync.web.backend import EXTENSION, App
+from mirror_sync.web.door import LOGGED, MIRROR, TOKEN
 from mirror_sync.web.limits import thread_count
 from mirror_sync.web.patient import PatientWorker
 from mirror_sync.web.streams import SENT_FILE
@@ -46,15 +47,21 @@ class _Log(Logger):  # type: ignore[misc]  # gunicorn publishes no types
         self.error_log.addFilter(_quieter)
 
     def access(self, resp: Any, _req: Any, environ: dict[str, Any], request_time: Any) -> None:
+        if not environ.get(LOGGED, True):
+            return
         path = str(environ.get("RAW_URI", "")).partition("?")[0]
+        if "://" in path:  # a whole URL may name a user with a password
+            path = "/" + path.partition("://")[2].partition("/")[2]
         if path in ("/healthz", "/readyz", "/metrics"):
             return
         file = environ.get(SENT_FILE)
+        about = {"mirror": environ.get(MIRROR), "token": environ.get(TOKEN)}
         logger("mirror_sync.access").info(
             "request_served",
             client=environ.get("REMOTE_ADDR", ""),
             method=environ.get("REQUEST_METHOD", ""),
             path=path[:2000],
+            **{key: value for key, value in about.items() if value is not None},
             status=int(str(resp.status).partition(" ")[0]),
             bytes=file.sent if file is not None else resp.sent,
             seconds=round(request_time.total_seconds(), 3),

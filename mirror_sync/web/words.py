@@ -67,6 +67,11 @@ WORDS: Mapping[str, str] = {
     "transfer": _n("transferring LFS objects"),
     "publish": _n("publishing"),
     "record": _n("recording"),
+    "public": _n("everybody, as long as upstream shows it to everybody"),
+    "open": _n("everybody"),
+    "token": _n("who has a clone token for it"),
+    "upstream": _n("whom upstream lets read it"),
+    "none": _n("nobody"),
 }
 
 WAYS: Mapping[str, str] = {
@@ -254,6 +259,10 @@ CODES: Mapping[str, Explanation] = {
         _n("Mirror the repository it was cloned from."),
     ),
     "MS-U530": Explanation(_n("The upstream host's name does not resolve."), _n("Check the name and the resolver.")),
+    "MS-V403": Explanation(
+        _n("Upstream does not show this repository to everybody."),
+        _n("Say who may read the mirror here: mirror-sync set --visibility."),
+    ),
     "MS-V429": Explanation(_n("This mirror is serving as many clients as it can."), _n("Try again in a moment.")),
     "MS-W401": Explanation(
         _n("A webhook delivery has a wrong signature."), _n("Give the sender the secret that is configured here.")

@@ -314,11 +314,12 @@ def test_gone_upstream_keeps_serving_and_is_marked_after_three_answers(house: Ho
     house.offer(main=house.git.commit("one"))
     house.run()
     for _ in range(3):
-        house.upstream.observe_errors.append(UpstreamGone())
+        house.upstream.observe_errors.append(UpstreamGone(for_everybody=True))
         house.run()
         house.clock.advance(9 * 3600.0)
     mirror = house.now()
     assert mirror.availability is Availability.GONE
+    assert mirror.shown_upstream is True
     assert house.served().tips
     house.run()
     assert house.now().availability is Availability.PRESENT

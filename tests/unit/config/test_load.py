@@ -258,12 +258,12 @@ def test_a_secret_is_read_at_each_use(tmp_path: Path) -> None:
     )
     settings = load_text(text, path=tmp_path / "config.toml")
     assert settings.webhooks.secrets() == (("current", b"one"), ("previous", b"zero"))
-    secret.write_text("two\r\n")
-    assert settings.webhooks.secrets()[0] == ("current", b"two")
+    secret.write_text("two-3\r\n")
+    assert settings.webhooks.secrets()[0] == ("current", b"two-3")
     token = settings.upstream_rule("a.org").token
     assert token is not None
-    assert token() == "two"
-    assert "two" not in repr(settings)
+    assert token() == "two-3"
+    assert "two-3" not in repr(settings)
     assert str(tmp_path / "hook") not in repr(token)
     secret.write_text("\n")
     with pytest.raises(ConfigError, match="empty"):
