@@ -224,20 +224,20 @@ class App:
 
     # ------------------------------------------------------------ per mirror
 
-    def upstream(self, mirror: Mirror, *, stop: threading.Event | None = None) -> Upstream:
-        """Return the way to one mirror's upstream, on which nobody waits any more once ``stop`` is set."""
-        return self._way(parse_upstream_url(mirror.upstream), urgency(mirror), stop=stop)
+    def upstream(self, mirror: Mirror) -> Upstream:
+        """Return the way to one mirror's upstream."""
+        return self._way(parse_upstream_url(mirror.upstream), urgency(mirror))
 
-    def sources_behind(self, mirror: Mirror, *, awaited: bool, stop: threading.Event | None = None) -> list[Upstream]:
+    def sources_behind(self, mirror: Mirror, *, awaited: bool) -> list[Upstream]:
         """Return the upstream and nearer places for what is fetched outside a run, whether or not refs wait for it."""
         urgent = urgency(mirror) if awaited else Urgency.FILL
         url = parse_upstream_url(mirror.upstream)
-        return [self._way(place, urgent, stop=stop) for place in (url, *self.settings.accelerators(mirror.name, url))]
+        return [self._way(place, urgent) for place in (url, *self.settings.accelerators(mirror.name, url))]
 
-    def accelerators(self, mirror: Mirror, *, stop: threading.Event | None = None) -> list[Upstream]:
+    def accelerators(self, mirror: Mirror) -> list[Upstream]:
         """Return the ways to nearer places of one mirror's repository, each by the rule of its own host."""
         places = self.settings.accelerators(mirror.name, parse_upstream_url(mirror.upstream))
-        return [self._way(place, urgency(mirror), stop=stop) for place in places]
+        return [self._way(place, urgency(mirror)) for place in places]
 
     def outside(self, mirror: Mirror) -> Upstream | None:
         """Return the way to a mirror's upstream as everybody has it; ``None`` where our own has no credential either."""
@@ -245,14 +245,7 @@ class App:
         rule = self.access(url.netloc)
         return None if rule.token is None else self._way(url, Urgency.UPDATE, rule=replace(rule, token=None))
 
-    def _way(
-        self,
-        url: UpstreamUrl,
-        urgent: Urgency,
-        *,
-        rule: Access | None = None,
-        stop: threading.Event | None = None,
-    ) -> Upstream:
+    def _way(self, url: UpstreamUrl, urgent: Urgency, *, rule: Access | None = None) -> Upstream:
         from mirror_sync.upstream import HttpUpstream
 
         return HttpUpstream(
@@ -263,7 +256,6 @@ class App:
             clock=self.clock,
             telemetry=self.telemetry,
             urgency=urgent,
-            stop=stop,
         )
 
     def link_rules(self) -> LinkRules:
@@ -469,7 +461,7 @@ class App:
 
     def sync(self, lease: Lease, *, stop: threading.Event, crowded: Callable[[], bool] = never) -> RunReport:
         """Run one whole sync and record how it ended; ``crowded`` tells whether other mirrors wait for its place."""
-        upstream, near = self.upstream(lease.mirror, stop=stop), self.accelerators(lease.mirror, stop=stop)
+        upstream, near = self.upstream(lease.mirror), self.accelerators(lease.mirror)
         outside = self.outside(lease.mirror)
         world = World(
             state=self.state,
