@@ -7,6 +7,7 @@ the note that says so: whatever a crash leaves, the notes claim no more than is 
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import AbstractContextManager, closing
@@ -30,6 +31,7 @@ from mirror_sync.ports import GitAccess
 from mirror_sync.ports.filling import Gap, Goal, Stretch, Taken
 from mirror_sync.repos import graph, salvage
 from mirror_sync.repos.blob_part import DiskBlobPart
+from mirror_sync.repos.checks import Checks
 from mirror_sync.repos.child import read_lines
 from mirror_sync.repos.files import (
     Space,
@@ -70,6 +72,9 @@ MOST_GATHERINGS = 2
 
 JOINED_BYTES = 64 << 20
 """No more is joined at once, so that a process that is killed every few seconds gets on all the same."""
+
+FEW_UNCHECKED = 2
+"""Where no more than one in so many bytes was not checked on the way, only that is checked at the end."""
 
 LATE_OBJECTS = 200
 """So many of the last objects tell how large those are that did not come."""
@@ -142,6 +147,7 @@ class DiskFilling:
         stage: Stage,
         stage_git: Git,
         graph_git: Git,
+        checks: Checks,
         space: Space,
         guard: Callable[[], AbstractContextManager[None]],
     ) -> None:
@@ -149,6 +155,7 @@ class DiskFilling:
         self._stage = stage
         self._stage_git = stage_git
         self._graph_git = graph_git
+        self._checks = checks
         self._space = space
         self._guard = guard
         self._journal = Journal(layout)
@@ -163,6 +170,8 @@ class DiskFilling:
         """What became of a pack that turned out damaged after its last byte, until it is told."""
         self._before: int | None = None
         """Objects that the pack before brought, until it is told."""
+        self._checking: tuple[futures.Future[None], threading.Event] | None = None
+        """A pack that is checked while others come."""
 
     # -- begin and end
     def begun(self) -> bool:
@@ -189,6 +198,7 @@ class DiskFilling:
     def drop(self) -> None:
         """Forget the filling and everything that came for it."""
         with self._guard():
+            self._end_checking(stop=True)
             self._stop_behind()
             if self._journal.directory.is_dir():
                 self._journal.end(keep=())
@@ -237,7 +247,21 @@ class DiskFilling:
     def _gather(self, goal: Goal, own: set[str], *, tick: Callable[[], None]) -> set[str]:
         """Pack what the goal needs anew, bring it into the stage, and return its name."""
         asked = oid_lines([*goal.tips, *(f"^{oid}" for oid in goal.boundary)])
-        return self._pack_anew(["--revs"], asked, size=self._size(own), tick=tick)
+        self._check_the_rest(own, tick=tick)
+        made = self._pack_anew(["--revs"], asked, size=self._size(own), tick=tick)
+        for name in made:
+            self._checks.inherit(own, name)
+        return made
+
+    def _check_the_rest(self, own: set[str], *, tick: Callable[[], None]) -> None:
+        """Check what was not checked on the way, where that is less work than to check all of it anew."""
+        self._end_checking()
+        unchecked = self._checks.unchecked(own)
+        if self._size(unchecked) * FEW_UNCHECKED > self._size(own):
+            return
+        for name in unchecked:
+            tick()
+            self._checks.try_early(name, stop=threading.Event())
 
     def _join(self) -> None:
         """Put small packs into one as they are; each byte is copied a few times only, however many come."""
@@ -253,6 +277,8 @@ class DiskFilling:
             size += self._size([name])
         asked = "".join(f"{name}.pack\n" for name in together).encode()
         made = self._pack_anew(["--stdin-packs"], asked, size=size, tick=_nothing)
+        for name in made:
+            self._checks.inherit(together, name)
         remove_packs(self._layout.stage_packs, set(together) - made)
 
     def _pack_anew(self, options: Sequence[str], asked: bytes, *, size: int, tick: Callable[[], None]) -> set[str]:
@@ -436,9 +462,10 @@ class DiskFilling:
         return before
 
     def settle(self) -> None:
-        """Wait until nothing is worked on any more."""
+        """Wait until nothing is worked on any more, nor checked."""
         with self._guard():
             self._settle()
+            self._end_checking()
 
     def _settle_or_raise(self) -> None:
         self._settle()
@@ -465,6 +492,8 @@ class DiskFilling:
             raise
         if name:
             self._bring_in(behind.directory)
+            if behind.position is not None or behind.scan.only_blobs:
+                self._check_early(name)
         remove_tree(behind.directory)
         if behind.position is not None:
             self._journal.write_position(behind.position)
@@ -472,9 +501,27 @@ class DiskFilling:
         self._before = good
         self._join()
 
+    def _check_early(self, pack: str) -> None:
+        """Check a pack that leans on nothing that is missing while others come, unless one is being checked."""
+        if self._checking is not None and not self._checking[0].done():
+            return
+        stop = threading.Event()
+        thread = futures.ThreadPoolExecutor(1, thread_name_prefix="check")
+        self._checking = (thread.submit(self._checks.try_early, pack, stop=stop), stop)
+        thread.shutdown(wait=False)
+
+    def _end_checking(self, *, stop: bool = False) -> None:
+        checking, self._checking = self._checking, None
+        if checking is None:
+            return
+        if stop:
+            checking[1].set()
+        futures.wait([checking[0]])  # what went wrong is found again when the pack is looked at in earnest
+
     def release(self) -> None:
         """Stop what is worked on; its pack is salvaged later."""
         with self._guard():
+            self._end_checking(stop=True)
             self._stop_behind()
 
     def _stop_behind(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +100,15 @@ class PackCheck:
             if (names := [name for name in ids if name not in relaxed])
         }
 
+    def add(self, other: PackCheck) -> None:
+        """Take in what was found in another pack."""
+        for name, count in other.counts.items():
+            self.counts[name] = self.counts.get(name, 0) + count
+        for oid, names in other.faults.items():
+            known = self.faults.setdefault(oid, [])
+            known.extend(name for name in names if name not in known)
+        self.texts = {**other.texts, **self.texts}
+
     def to_json(self) -> bytes:
         """Return the record as it is kept beside the pack."""
         record = {"counts": self.counts, "faults": self.faults, "texts": self.texts}
@@ -147,18 +157,28 @@ def check_pack(git: Git, pack: Path, *, object_format: ObjectFormat, scratch: Pa
     parse and at a reference to an object that is nowhere; then ``fsck`` goes over the
     pack in a scratch repository, which reports and goes on.
     """
-    found = PackCheck()
-    every = ",".join(f"{name}=warn" for name in sorted(BENIGN | HARMFUL))
     try:
-        git.run(
-            ["index-pack", "--verify", f"--strict={every}", f"{pack}.pack"],
-            config={"pack.threads": "2"},
-            on_error_line=found.hear,
-        )
+        return check_quickly(git, pack)
     except GitFailed as error:
         if error.status < 0:
             raise
-        return _check_thoroughly(git, pack, object_format=object_format, scratch=scratch)
+    return _check_thoroughly(git, pack, object_format=object_format, scratch=scratch)
+
+
+def check_quickly(git: Git, pack: Path, *, stop: threading.Event | None = None) -> PackCheck:
+    """Check every object of one pack that leans on nothing that is nowhere.
+
+    Raises :class:`GitFailed` at an object that git cannot parse and at a reference to one
+    that is nowhere, and :class:`Interrupted` soon after ``stop`` is set.
+    """
+    found = PackCheck()
+    every = ",".join(f"{name}=warn" for name in sorted(BENIGN | HARMFUL))
+    git.run(
+        ["index-pack", "--verify", f"--strict={every}", f"{pack}.pack"],
+        config={"pack.threads": "2"},
+        on_error_line=found.hear,
+        stop=stop,
+    )
     return found
 
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mirror_sync.domain.names import GitOid
-from mirror_sync.domain.refs import ObjectFormat
 from mirror_sync.errors import GitFailed
 from mirror_sync.ports import Inspection
 from mirror_sync.repos import queries
+from mirror_sync.repos.checks import Checks, write_down
 from mirror_sync.repos.child import read_lines
-from mirror_sync.repos.files import draft
-from mirror_sync.repos.fsck import BENIGN, HARMFUL, UNREADABLE, PackCheck, check_pack, notes, understood
+from mirror_sync.repos.fsck import BENIGN, HARMFUL, UNREADABLE, notes, understood
 from mirror_sync.repos.git import Git
 from mirror_sync.repos.layout import Layout
-from mirror_sync.repos.stage import CHECKS, FSCK, Stage
+from mirror_sync.repos.stage import Stage
 from mirror_sync.repos.taint import named_by, objects_in, tainted
 
 BISECTIONS = 400
@@ -29,7 +27,6 @@ SMALL_INDEX = 2**20
 
 _VERDICTS = "verdicts.json"
 _FAULTS = HARMFUL | {UNREADABLE}
-_VERSION = "v1"
 
 
 class Inspector:
@@ -42,19 +39,19 @@ class Inspector:
         stage: Stage,
         roots: Callable[[], frozenset[GitOid]],
         git: Git,
-        object_format: ObjectFormat,
+        checks: Checks,
     ) -> None:
         self._layout = layout
         self._stage = stage
         self.roots = roots
         self._git = git
-        self._object_format = object_format
+        self._checks = checks
 
     def inspect(self, tips: Sequence[GitOid], *, relaxed: Sequence[str]) -> Inspection:
         """Do what :meth:`mirror_sync.ports.GitRepository.inspect` promises."""
         allowed = frozenset(name for name in relaxed if understood(name))
         remarks = [f"relaxed id {name} is not known to this git" for name in relaxed if name not in allowed]
-        checks = {name: self._check(name) for name in sorted(self._stage.packs())}
+        checks = {name: self._checks.of(name) for name in sorted(self._stage.packs())}
         forbidden: dict[GitOid, str] = {}
         counts: dict[str, int] = {}
         for check in checks.values():
@@ -76,7 +73,7 @@ class Inspector:
 
     def _record(self) -> dict[str, Any]:
         try:
-            record = json.loads(self._record_path(_VERDICTS).read_bytes())
+            record = json.loads(self._checks.path(_VERDICTS).read_bytes())
         except (FileNotFoundError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}
@@ -88,7 +85,7 @@ class Inspector:
             "relaxed": sorted(relaxed),
             "bad": dict(bad),
         }
-        _write_down(self._record_path(_VERDICTS), json.dumps(record).encode())
+        write_down(self._checks.path(_VERDICTS), json.dumps(record).encode())
 
     def _remembered(self, relaxed: frozenset[str]) -> dict[GitOid, str]:
         """Return tips found bad before whose verdict still stands.
@@ -102,22 +99,6 @@ class Inspector:
         if record.get("packs") == sorted(self._stage.packs()):
             return bad
         return {tip: reason for tip, reason in bad.items() if reason.partition(":")[0] in _FAULTS}
-
-    def _record_path(self, name: str) -> Path:
-        directory = self._layout.stage / CHECKS
-        directory.mkdir(exist_ok=True)
-        return directory / name
-
-    def _check(self, name: str) -> PackCheck:
-        path = self._record_path(f"{name}.{_VERSION}.json")
-        if path.exists():
-            check = PackCheck.from_json(path.read_bytes())
-            if check is not None:
-                return check
-        pack = self._layout.stage_packs / name
-        check = check_pack(self._git, pack, object_format=self._object_format, scratch=self._layout.stage / FSCK)
-        _write_down(path, check.to_json())
-        return check
 
     def _bad_tips(
         self, tips: Sequence[GitOid], forbidden: Mapping[GitOid, str], remembered: Mapping[GitOid, str]
@@ -196,8 +177,3 @@ class Inspector:
                 half = len(part) // 2
                 todo += [part[half:], part[:half]]
         return bad
-
-
-def _write_down(path: Path, record: bytes) -> None:
-    """Replace a record in one step, unflushed: one that a power cut took or tore is found out and made again."""
-    draft(path.with_name(f"tmp_{path.name}"), record).replace(path)

@@ -15,6 +15,7 @@ from mirror_sync.domain.refs import Change, ObjectFormat, RefUpdate
 from mirror_sync.domain.runs import KeptTip
 from mirror_sync.ports import Clock, GitAccess, Inspection, PublishRequest, Recovery, View
 from mirror_sync.repos import ancestry, maintain, needs, paths, promote, publish, queries, recover, scan
+from mirror_sync.repos.checks import Checks
 from mirror_sync.repos.files import Space, remove_file, remove_tree, storage_errors, sync_directory
 from mirror_sync.repos.filling import DiskFilling
 from mirror_sync.repos.git import Git
@@ -47,9 +48,11 @@ class Repository:
         space = Space(layout.root, reserve_bytes)
         self._stage = Stage(layout, self._stage_git, space=space)
         self._views = Views(layout)
+        self._checks = Checks(layout, git=self._stage_git, object_format=lambda: self._object_format)
         self._filling = DiskFilling(
             layout,
             stage=self._stage,
+            checks=self._checks,
             stage_git=self._stage_git,
             graph_git=self._git.elsewhere(layout.fill / GRAPH),
             space=space,
@@ -260,7 +263,7 @@ class Repository:
             stage=self._stage,
             roots=self._root_oids,
             git=self._everything(),
-            object_format=self._object_format,
+            checks=self._checks,
         )
 
 

@@ -18,6 +18,7 @@ PIECE: Final = 256 * 1024
 
 _WORDS: Final = {1: b"commit", 2: b"tree", 3: b"blob", 4: b"tag"}
 _PLAIN: Final = frozenset(_WORDS)
+_BLOB: Final = 3
 _TREES_AND_BLOBS: Final = frozenset({2, 3})
 _OFFSET_DELTA: Final = 6
 _REF_DELTA: Final = 7
@@ -60,6 +61,7 @@ class PackScan:
         """With ``ids``: of the whole entries that are no deltas, which objects they are."""
         self.deltas = 0
         """How many of the whole entries are deltas."""
+        self._others = 0
         self._object_format = object_format
         self._with_ids = ids
         self._digest: Any = None
@@ -88,6 +90,11 @@ class PackScan:
 
     def _is_over(self) -> bool:
         return self.broken or self.stopped or (self._started and len(self.ends) == self.announced)
+
+    @property
+    def only_blobs(self) -> bool:
+        """Whether every whole entry is a blob as it is, which leans on nothing."""
+        return not self._others
 
     @property
     def cut_size(self) -> int | None:
@@ -189,6 +196,7 @@ class PackScan:
                     raise _Broken
                 self.ends.append(self._base + self._at)
                 self.deltas += self._kind not in _PLAIN
+                self._others += self._kind != _BLOB
                 if self._digest is not None:
                     self.ids.add(GitOid(self._digest.hexdigest()))
                 inflater = self._inflater = None

@@ -19,7 +19,10 @@ from mirror_sync.domain.refs import ObjectFormat, RefSnapshot
 from mirror_sync.errors import GitFailed
 from mirror_sync.ports import GitAccess, PublishRequest
 from mirror_sync.ports.filling import Gap, Goal, Stretch
+from mirror_sync.repos import checks
+from mirror_sync.repos.checks import Checks
 from mirror_sync.repos.filling import DiskFilling
+from mirror_sync.repos.git import Git
 from tests.contract.filling_contract import FillingContract, breaking_off, goal_of
 from tests.support.disk_mirror import MAIN, PLENTY, DiskMirror
 from tests.support.kill_at import killed_at, steps_of
@@ -353,6 +356,71 @@ def test_a_pack_that_turns_out_damaged_after_its_last_byte_takes_the_ladder_back
             filling.advance(stretch)
         filling.finish()
         assert scene.here(sorted(scene.reached(commits[-1:]))) == scene.reached(commits[-1:])
+
+
+def ladder_of(scene: DiskScene, filling: DiskFilling, commits: Sequence[GitOid], *tips: GitOid) -> None:
+    """Bring everything in ranges of two commits, each checked before the next one comes."""
+    filling.begin(goal_of(scene, *tips))
+    filling.take([scene.commits_pack(commits)], graph=True, max_bytes=PLENTY)
+    filling.freeze()
+    while stretch := filling.stretch(2):
+        pack = scene.mirror.history.pack(stretch.wants, haves=stretch.haves)
+        assert filling.take([pack], behind=True, max_bytes=PLENTY).complete
+        filling.advance(stretch)
+        filling.settle()
+
+
+def test_what_was_checked_on_the_way_is_not_checked_again(scene, monkeypatch):
+    history = scene.mirror.history
+    first = scene.chain(3)
+    tree = history.git("rev-parse", f"{first[-1]}^{{tree}}").decode().strip()
+    who = "A <a@b> 1700000000"
+    body = f"tree {tree}\nparent {first[-1]}\nauthor {who} +051800\ncommitter {who} +0000\n\nold\n"
+    legacy = GitOid(history.raw("commit", body.encode()))
+    good = scene.chain(2, parents=[legacy])
+    inside = history.tree([("100644", b"config", history.blob(b"x"))])
+    evil = scene.mirror.commit("evil", parents=[good[-1]], tree=history.tree([("40000", b".git", inside)]))
+    above = scene.chain(2, parents=[evil])
+    commits = [*first, legacy, *good, evil, *above]
+    with scene.repository.lock():
+        filling = scene.repository.filling()
+        ladder_of(scene, filling, commits, good[-1], above[-1])
+        filling.finish()
+        assert len(list(scene.repository.layout.stage_packs.glob("*.pack"))) == 1
+        monkeypatch.setattr(checks, "check_pack", lambda *_, **__: pytest.fail("checked again"))
+        found = scene.repository.inspect([good[-1], above[-1]])
+        assert found.bad.keys() == {above[-1]}
+        assert found.bad[above[-1]].startswith("hasDotgit")
+        assert found.notes == ("badTimezone: 1 object",)
+        scene.repository.promote([good[-1]])
+        scene.repository.discard_stage()
+        assert scene.here([*commits, *scene.reached([good[-1]])]) == scene.reached([good[-1]])
+
+
+def test_a_pack_with_an_object_that_was_not_checked_does_not_count_as_checked(scene, monkeypatch):
+    commits = scene.chain(6)
+    with scene.repository.lock():
+        filling = scene.repository.filling()
+        ladder_of(scene, filling, commits[:4], commits[3])
+        packs = scene.repository.layout.stage_packs
+        foreign = scene.mirror.history.pack_of([scene.blob_at(commits[5], "counter")])
+        subprocess.run(["git", f"--git-dir={packs.parent.parent}", "index-pack", "--stdin"], input=foreign, check=True)
+        known = {path.stem for path in packs.glob("*.pack")}
+        assert scene.repository.inspect([commits[3]]).bad == {}
+        asked = "".join(f"{name}.pack\n" for name in sorted(known)).encode()
+        joined = subprocess.run(
+            ["git", f"--git-dir={packs.parent.parent}", "pack-objects", "--stdin-packs", str(packs / "pack")],
+            input=asked, check=True, stdout=subprocess.PIPE,
+        ).stdout.decode().strip()  # fmt: skip
+        looked_at = Checks(
+            scene.repository.layout,
+            git=Git(packs.parent.parent),
+            object_format=lambda: scene.object_format,
+        )
+        looked_at.inherit(sorted(known)[:-1], f"pack-{joined}")
+        assert looked_at.unchecked([f"pack-{joined}"]) == [f"pack-{joined}"]
+        looked_at.inherit(sorted(known), f"pack-{joined}")
+        assert looked_at.unchecked([f"pack-{joined}"]) == []
 
 
 def test_what_is_released_is_salvaged_later(scene):
