@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -497,7 +497,7 @@ class App:
         return history.fetch_history(
             worker,
             state=self.state,
-            open_sources=partial(self.sources_behind, stop=stop),
+            open_sources=self.sources_behind,
             objects=self.objects,
             parallel=self.parallel,
             clock=self.clock,
