@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 
 from tests.support.crash import Crasher
 from tests.support.crash_world import DAY, Site, Snapshot, World
+from tests.support.small_disk import filled_up, small_disk
 
 SEED = int(os.environ.get("CRASH_SEED") or random.SystemRandom().randrange(1_000_000))
 KIB = 1 << 10
@@ -44,36 +43,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         states = [filled.seen(), *probe.told()[len(filled.told()) :]]
         syncs = sum(label.startswith("before fsync") for label in whole.labels)
         yield Scene(world, crasher, directory, filled, states, syncs)
-
-
-@contextlib.contextmanager
-def small_disk(directory: Path) -> Iterator[None]:
-    """Move a directory's content to a file system of its own."""
-    content = shutil.copytree(directory, directory.with_name(f"{directory.name}.content"), symlinks=True)
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(directory)], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"impossible here: nothing may be mounted: {mounted.stderr.strip()}")
-    try:
-        shutil.copytree(content, directory, symlinks=True, dirs_exist_ok=True)
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(directory)], check=True)
-        shutil.rmtree(content)
-
-
-@contextlib.contextmanager
-def filled_up(directory: Path, *, free: int) -> Iterator[None]:
-    """Leave only so many bytes free."""
-    state = os.statvfs(directory)
-    ballast = directory / "ballast"
-    with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, state.f_bavail * state.f_frsize - free))
-    try:
-        yield
-    finally:
-        ballast.unlink()
 
 
 ROOM = {
