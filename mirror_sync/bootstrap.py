@@ -20,6 +20,7 @@ from mirror_sync.actions import asked, history, maintain, readers, reread, statu
 from mirror_sync.actions import enrol as enrolment
 from mirror_sync.actions.budget import Budget
 from mirror_sync.actions.clone import CloneWorld
+from mirror_sync.actions.demand import Demand, OnDemand
 from mirror_sync.actions.outcome import record_crash
 from mirror_sync.actions.readers import UpstreamsWord
 from mirror_sync.actions.sync import sync
@@ -32,7 +33,7 @@ from mirror_sync.domain.budget import LinkRules, Urgency
 from mirror_sync.domain.names import LfsOid, MirrorName, UpstreamUrl, parse_repository_url, parse_upstream_url
 from mirror_sync.domain.readers import Audience, CloneToken
 from mirror_sync.domain.runs import Delivery, Lease, Mirror, RunReport, Trigger, Visibility
-from mirror_sync.errors import MirrorSyncError, StorageFailed, StorageForeign
+from mirror_sync.errors import MirrorSyncError, NotFound, StorageFailed, StorageForeign
 from mirror_sync.ports import (
     Arrivals,
     CloneOrder,
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
 
 STORAGE_MARK = "mirror-sync.json"
 UNBOUNDED = 1 << 62
+
+ASKING_SECONDS = 20.0
+"""How long an upstream may be silent that is asked because a visitor waits."""
 
 
 class App:
@@ -290,7 +294,7 @@ class App:
             hold_forced=forced == "hold",
             keep_forced=settings.git.keep_forced,
             relaxed=(*settings.git.relaxed, *(declared.relaxed if declared else ())),
-            max_pack_bytes=settings.git.max_pack_bytes or UNBOUNDED,
+            max_pack_bytes=settings.max_pack(mirror.class_name) or UNBOUNDED,
             lfs=settings.lfs.enabled,
             publish_known_missing=missing == "publish",
             selection=settings.selection(mirror.name, mirror.class_name),
@@ -351,6 +355,43 @@ class App:
         )
         self.waker.poke()
         return mirror, made
+
+    @cached_property
+    def on_demand(self) -> OnDemand:
+        """What adds mirrors that somebody asked for."""
+        return OnDemand(
+            shown=self._show_to_everybody,
+            enrol=lambda url, class_name: self.enrol(str(url), class_name=class_name)[0],
+            clock=self.clock,
+        )
+
+    def _show_to_everybody(self, url: UpstreamUrl) -> None:
+        """Ask an upstream for its HEAD without credentials; raises what observing does where it is not shown."""
+        from mirror_sync.upstream import HttpUpstream
+
+        rule = replace(self.access(url.netloc), token=None, stall_timeout=ASKING_SECONDS)
+        HttpUpstream(url, rule=rule, connections=self.connections, clock=self.clock, telemetry=self.telemetry).observe(
+            ("HEAD",)
+        )
+
+    def _demand(self, name: MirrorName) -> Demand | None:
+        rule = self.settings.upstreams.get(name.partition("/")[0])
+        if rule is None or rule.unknown != "add-on-demand":
+            return None
+        scheme = "http" if rule.allow_http else "https"
+        return Demand(rule.on_demand, rule.on_demand_hourly, scheme, rule.on_demand_class)
+
+    def may_add_on_demand(self, name: MirrorName) -> bool:
+        """Tell whether a mirror of this name may be added because somebody asks for it."""
+        demand = self._demand(name)
+        return demand is not None and self.on_demand.allows(name, demand)
+
+    def add_on_demand(self, name: MirrorName) -> Mirror:
+        """Begin to keep a mirror that somebody asked for; see :meth:`mirror_sync.actions.demand.OnDemand.add`."""
+        demand = self._demand(name)
+        if demand is None:
+            raise NotFound(f"repositories of {name.partition('/')[0]} are not added on demand")
+        return self.on_demand.add(name, demand)
 
     def declare_mirrors(self) -> None:
         """Enrol every mirror that the configuration names, and give it its schedule."""

@@ -163,6 +163,7 @@ class Maker:
     def _upstream(self, host: str) -> values.UpstreamRule:
         rule = self.tree.upstream[host]
         path: KeyPath = ("upstream", host)
+        self._check_on_demand(path, rule)
         ca_file = self._located(rule.ca_file) if rule.ca_file else None
         if ca_file is not None and not ca_file.is_file():
             self._complain((*path, "ca_file"), "there is no such file")
@@ -183,7 +184,21 @@ class Maker:
             raw_url=rule.raw_url,
             accelerators=rule.accelerators,
             cap=Cap(rule.rate, rule.hours),
+            unknown=rule.unknown,
+            on_demand=rule.on_demand,
+            on_demand_class=rule.on_demand_class,
+            on_demand_hourly=rule.on_demand_hourly,
+            on_demand_wait=rule.on_demand_wait,
         )
+
+    def _check_on_demand(self, path: KeyPath, rule: schema.Upstream) -> None:
+        if rule.unknown == "add-on-demand" and not rule.on_demand:
+            self._complain(
+                (*path, "unknown"), 'name the repositories that may be added: on_demand = ["acme/*"]; ["*"] means all'
+            )
+        if rule.on_demand_class and rule.on_demand_class not in self.tree.class_:
+            there = ", ".join(self.tree.class_) or "none"
+            self._complain((*path, "on_demand_class"), f"there is no such class; there are: {there}")
 
     def _classes(self) -> dict[str, values.ClassSettings]:
         for name, shared in self.tree.class_.items():
@@ -197,6 +212,7 @@ class Maker:
                 shared.known_missing,
                 values.Chosen(shared.include, shared.exclude, shared.max_object, shared.recent),
                 Visibility(shared.visibility) if shared.visibility else None,
+                max_pack=shared.max_pack,
             )
             for name, shared in self.tree.class_.items()
         }

@@ -322,6 +322,14 @@ def _near_urls(value: object) -> tuple[str, ...]:
     return tuple(_mirror_url(word) for word in _words(value))
 
 
+def _globs(value: object) -> tuple[str, ...]:
+    words = _words(value)
+    for word in words:
+        if not word.strip("/") or word.startswith("/") or "://" in word or ".." in word.split("/"):
+            raise Unfit(f'{word!r} is no path of a repository; write such as "acme/*" or "acme/model"')
+    return words
+
+
 def _host_key(value: object) -> str:
     text = _text(value).lower()
     if not _HOST_KEY.match(text):
@@ -361,6 +369,8 @@ RawUrl = Annotated[str, BeforeValidator(_raw_url)]
 HostKey = Annotated[str, BeforeValidator(_host_key)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
 Expiry = Annotated[float | None, BeforeValidator(_expiry)]
+Globs = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_globs)]
+Wait = Annotated[float, BeforeValidator(_duration("s", zero=True))]
 Age = Annotated[float | None, BeforeValidator(_age)]
 PathPatterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_path_patterns)]
 OwnLimit = Annotated[int | None, BeforeValidator(_own_limit)]
@@ -507,6 +517,13 @@ class Upstream(_Section):
     concurrency: Whole = _key(32, "Connections to this host at the same time.", least=1, most=256)
     raw_url: RawUrl = _key("", 'URL of one file of a commit; empty: as is known of the host; "none": there is none.')
     accelerators: NearTemplates = _key([], "Nearer places of this host's repositories: URLs with {path}, and {host}.")
+    unknown: Literal["explain", "redirect", "add-on-demand"] = _key(
+        "explain", "What clients get that ask for a repository of this host which is not mirrored here."
+    )
+    on_demand: Globs = _key([], "Paths that may be added on demand, such as acme/*.")
+    on_demand_class: ClassName = _key("", "The class of mirrors that are added on demand.")
+    on_demand_hourly: Whole = _key(10, "Mirrors of this host that are added on demand within an hour.", least=1)
+    on_demand_wait: Wait = _key("30s", "How long a client waits for the first publish of such a mirror.")
     rate: Rate = _key("none", "Most that is fetched in a second from this host.")
     hours: DayHours = _key([], "Rates for hours of the day, local time; the first that hold go before rate.")
 
@@ -517,6 +534,7 @@ class Class(_Section):
     interval: MinutesOrNone = _key(None, "Instead of schedule.interval; for mirrors added from then on.")
     objective: HoursOrNone = _key(None, "Instead of schedule.objective; for mirrors added from then on.")
     known_missing: Literal["hold", "publish"] | None = _key(None, "Instead of lfs.known_missing.")
+    max_pack: OwnLimit = _key(None, "Instead of git.max_pack.")
     max_object: OwnLimit = _key(None, "Instead of lfs.max_object.")
     include: OwnPathPatterns = _key(None, "Instead of lfs.include.")
     exclude: OwnPathPatterns = _key(None, "Instead of lfs.exclude.")

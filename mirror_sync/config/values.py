@@ -19,6 +19,7 @@ from mirror_sync.errors import ConfigError
 
 Forced = Literal["follow-and-keep", "hold"]
 KnownMissing = Literal["hold", "publish"]
+Unknown = Literal["explain", "redirect", "add-on-demand"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,12 @@ class UpstreamRule:
     accelerators: tuple[str, ...] = ()
     """Nearer places of its repositories: URLs with ``{path}`` and perhaps ``{host}``."""
     cap: Cap = field(default_factory=Cap)
+    unknown: Unknown = "explain"
+    """What clients get that ask for a repository which is not mirrored here."""
+    on_demand: tuple[str, ...] = ()
+    on_demand_class: str = ""
+    on_demand_hourly: int = 10
+    on_demand_wait: float = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +191,8 @@ class ClassSettings:
     known_missing: KnownMissing | None = None
     chosen: Chosen = field(default_factory=Chosen)
     visibility: Visibility | None = None
+    max_pack: int | None = None
+    """0 lifts the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +386,12 @@ class Settings:
         shared = self.classes.get(class_name)
         every = (shared.interval if shared else None) or self.schedule.interval
         return every, (shared.objective if shared else None) or self.schedule.objective
+
+    def max_pack(self, class_name: str) -> int | None:
+        """Return the largest pack in bytes that a mirror of this class takes in one fetch; ``None`` is no limit."""
+        shared = self.classes.get(class_name)
+        own = shared.max_pack if shared else None
+        return self.git.max_pack_bytes if own is None else own or None
 
     def known_missing(self, name: MirrorName, class_name: str) -> KnownMissing:
         """Return what a ref of this mirror does that needs an LFS object upstream itself lacks."""

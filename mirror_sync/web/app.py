@@ -22,6 +22,7 @@ from mirror_sync.web.paths import Service, Target, parse_target
 from mirror_sync.web.pulls import PULLS, Pulls
 from mirror_sync.web.replies import Refused, lfs_refusal, problem, problem_of, status_of, text
 from mirror_sync.web.shown import install_filters
+from mirror_sync.web.unknown import answer_unknown
 
 EVERY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -84,11 +85,20 @@ def _mirror(anything: str) -> Response:  # noqa: ARG001 - read from the wire, wh
     if target.service in _LFS_SERVICES:
         return answer_lfs(target)
     if target.service is not Service.PAGE:
-        return answer_git(target)
+        try:
+            return _served(target)
+        except Refused as refusal:
+            if refusal.status != 404:
+                raise
+            return answer_unknown(target, refusal) or _served(target)
     if request.method not in ("GET", "HEAD"):
         raise Refused(405, "This address is read with GET.")
     mirror = served_mirror(target.name)
     return redirect(mirror_url(mirror.name), code=302)  # type: ignore[return-value]  # werkzeug's own Response class
+
+
+def _served(target: Target) -> Response:
+    return answer_lfs(target) if target.service in _LFS_SERVICES else answer_git(target)
 
 
 def _target() -> Target | None:

@@ -71,6 +71,12 @@ class App(Protocol):
     def ask_lfs(self, mirror: Mirror, oid: LfsOid, *, seconds: float) -> tuple[str, str] | None:
         """Note that a client waits for an LFS object for so many seconds more; return why it cannot be had, if so."""
 
+    def may_add_on_demand(self, name: MirrorName) -> bool:
+        """Tell whether a mirror of this name may be added because somebody asks for it."""
+
+    def add_on_demand(self, name: MirrorName) -> Mirror:
+        """Begin to keep a mirror that somebody asked for; raises what :meth:`actions.demand.OnDemand.add` does."""
+
     def accept_delivery(self, delivery: Delivery) -> bool:
         """Store a verified delivery durably; ``False`` when it was stored before."""
 

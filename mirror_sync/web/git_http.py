@@ -18,6 +18,7 @@ from mirror_sync.web.limits import Slot, client_of
 from mirror_sync.web.paths import Service, Target
 from mirror_sync.web.replies import NO_CACHE, RETRY_SECONDS, Refused, never_published
 from mirror_sync.web.streams import BLOCK_BYTES, Stream
+from mirror_sync.web.unknown import await_first_publish
 
 UPLOAD_PACK = "git-upload-pack"
 RECEIVE_PACK = "git-receive-pack"
@@ -83,8 +84,10 @@ def _info_refs(target: Target) -> Response:
     metrics = backend().metrics
     try:
         body = backend().serving.advertise(mirror.name, protocol=git_protocol(request))
+        if body is None and await_first_publish(mirror):
+            body = backend().serving.advertise(mirror.name, protocol=git_protocol(request))
         if body is None:
-            raise never_published(mirror)
+            raise never_published(backend().state.mirror(mirror.name))
     except BaseException:
         slot.release()
         raise

@@ -19,6 +19,12 @@ RESERVED_THREADS = 16
 SHARE_FOR_OTHERS = 4
 """The part of the streams that no single client can take, one in so many: there is always room for somebody else."""
 
+ASKING = 4
+"""Upstreams that are asked at the same time whether they have a repository that a visitor wants."""
+
+AWAITED_BY_ONE = 8
+"""First publishes that one client waits for at the same time."""
+
 SMALL_BODY_BYTES = 64 * 1024
 """A body up to this size is here as a whole before a thread begins (:mod:`mirror_sync.web.patient`)."""
 
@@ -140,6 +146,9 @@ class Limits:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         most = settings.serve.max_streams
         self.streams = Slots(most, per_client=max(1, most - max(1, most // SHARE_FOR_OTHERS)))
+        self.awaiting = Slots(max(1, most // SHARE_FOR_OTHERS), per_client=AWAITED_BY_ONE)
+        self.asking = Slots(ASKING, per_client=1)
+        self.strangers = Patience(clock, burst=10.0, per_second=1 / 60)
         self._bodies = Slots(LARGER_BODIES)
         self._line = Slots(LARGER_BODIES)
         self.patience = Patience(clock)

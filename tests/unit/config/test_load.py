@@ -445,12 +445,24 @@ def test_a_mirrors_own_word_goes_before_its_classs_and_that_before_the_general_o
         ('[class.a]\nmax_objekt = "1GiB"', 'did you mean "max_object"'),
         ('[[mirror]]\nurl = "https://example.org/a/b"\nclass = "x"', "there is no such class; there are: none"),
         ('[class]\nrecent = "1d"', "class"),
+        ('[upstream."a.org"]\nunknown = "add-on-demand"', 'on_demand = ["acme/*"]'),
+        ('[upstream."a.org"]\non_demand = ["/acme"]', "no path of a repository"),
+        ('[upstream."a.org"]\non_demand_class = "x"', "there is no such class; there are: none"),
+        ('[upstream."a.org"]\nunknown = "guess"', "explain"),
     ],
 )
 def test_what_no_selection_can_be_is_refused_with_its_line(text: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_text(text)
     assert any(told in problem for problem in caught.value.problems), caught.value.problems
+
+
+def test_what_a_class_may_take_goes_before_the_general_limit() -> None:
+    settings = load_text(
+        '[git]\nmax_pack = "2GiB"\n[class.small]\nmax_pack = "1MiB"\n[class.free]\nmax_pack = "none"\n[class.same]\n'
+    )
+    assert [settings.max_pack(name) for name in ("small", "same", "", "gone since")] == [1 << 20, *[2 << 30] * 3]
+    assert settings.max_pack("free") is None
 
 
 def test_a_class_is_not_given_by_the_environment() -> None:
