@@ -47,8 +47,8 @@ SHARES = 10
 """No range is larger than this part of all commits: what a cut throws away is a part of a range."""
 
 FEWEST_AT_MOST = 50
-SAFE_SHARE = 1.2
-"""Times what the shortest connection brought, a range of small objects is to take no more: few break off so early."""
+SAFE_SHARE = 0.75
+"""Of what the shortest connection brought, a range of small objects is to take no more."""
 
 LARGE_SHARE = 1.6
 """Of the first bytes aimed at, a range of large objects may take so much, however short connections are."""
