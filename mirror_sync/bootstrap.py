@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
@@ -228,20 +228,20 @@ class App:
 
     # ------------------------------------------------------------ per mirror
 
-    def upstream(self, mirror: Mirror) -> Upstream:
-        """Return the way to one mirror's upstream."""
-        return self._way(parse_upstream_url(mirror.upstream), urgency(mirror))
+    def upstream(self, mirror: Mirror, *, stop: threading.Event | None = None) -> Upstream:
+        """Return the way to one mirror's upstream, on which nobody waits any more once ``stop`` is set."""
+        return self._way(parse_upstream_url(mirror.upstream), urgency(mirror), stop=stop)
 
-    def sources_behind(self, mirror: Mirror, *, awaited: bool) -> list[Upstream]:
+    def sources_behind(self, mirror: Mirror, *, awaited: bool, stop: threading.Event | None = None) -> list[Upstream]:
         """Return the upstream and nearer places for what is fetched outside a run, whether or not refs wait for it."""
         urgent = urgency(mirror) if awaited else Urgency.FILL
         url = parse_upstream_url(mirror.upstream)
-        return [self._way(place, urgent) for place in (url, *self.settings.accelerators(mirror.name, url))]
+        return [self._way(place, urgent, stop=stop) for place in (url, *self.settings.accelerators(mirror.name, url))]
 
-    def accelerators(self, mirror: Mirror) -> list[Upstream]:
+    def accelerators(self, mirror: Mirror, *, stop: threading.Event | None = None) -> list[Upstream]:
         """Return the ways to nearer places of one mirror's repository, each by the rule of its own host."""
         places = self.settings.accelerators(mirror.name, parse_upstream_url(mirror.upstream))
-        return [self._way(place, urgency(mirror)) for place in places]
+        return [self._way(place, urgency(mirror), stop=stop) for place in places]
 
     def outside(self, mirror: Mirror) -> Upstream | None:
         """Return the way to a mirror's upstream as everybody has it; ``None`` where our own has no credential either."""
@@ -249,7 +249,14 @@ class App:
         rule = self.access(url.netloc)
         return None if rule.token is None else self._way(url, Urgency.UPDATE, rule=replace(rule, token=None))
 
-    def _way(self, url: UpstreamUrl, urgent: Urgency, *, rule: Access | None = None) -> Upstream:
+    def _way(
+        self,
+        url: UpstreamUrl,
+        urgent: Urgency,
+        *,
+        rule: Access | None = None,
+        stop: threading.Event | None = None,
+    ) -> Upstream:
         from mirror_sync.upstream import HttpUpstream
 
         return HttpUpstream(
@@ -260,6 +267,7 @@ class App:
             clock=self.clock,
             telemetry=self.telemetry,
             urgency=urgent,
+            stop=stop,
         )
 
     def link_rules(self) -> LinkRules:
@@ -411,11 +419,7 @@ class App:
             wanted = declared.objective if declared.objective is not None else max(mirror.objective_seconds, 2 * every)
             if not made and (every, wanted) != (mirror.interval_seconds, mirror.objective_seconds):
                 self.state.set_schedule(mirror.id, interval_seconds=every, objective_seconds=wanted)
-        for class_name, count in self.lost_classes().items():
-            self.telemetry.event(
-                "class_not_configured", class_name=class_name, mirrors=count, level="warning",
-                why="the general settings are in force for them",
-            )  # fmt: skip
+        enrolment.tell_of_lost_classes(self.state, self.settings.classes, self.telemetry)
 
     def lost_classes(self) -> Mapping[str, int]:
         """Return the classes that mirrors are of and the configuration does not have, with how many mirrors each."""
@@ -502,7 +506,7 @@ class App:
 
     def sync(self, lease: Lease, *, stop: threading.Event, crowded: Callable[[], bool] = never) -> RunReport:
         """Run one whole sync and record how it ended; ``crowded`` tells whether other mirrors wait for its place."""
-        upstream, near = self.upstream(lease.mirror), self.accelerators(lease.mirror)
+        upstream, near = self.upstream(lease.mirror, stop=stop), self.accelerators(lease.mirror, stop=stop)
         outside = self.outside(lease.mirror)
         world = World(
             state=self.state,
@@ -538,7 +542,7 @@ class App:
         return history.fetch_history(
             worker,
             state=self.state,
-            open_sources=self.sources_behind,
+            open_sources=partial(self.sources_behind, stop=stop),
             objects=self.objects,
             parallel=self.parallel,
             clock=self.clock,
@@ -555,7 +559,7 @@ class App:
         return asked.fetch_asked(
             state=self.state,
             in_hand=self.in_hand,
-            open_sources=self.sources_behind,
+            open_sources=partial(self.sources_behind, stop=stop),
             objects=self.objects,
             parallel=self.parallel,
             clock=self.clock,

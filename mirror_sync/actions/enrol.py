@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 
 from mirror_sync.domain.names import MirrorName, UpstreamUrl, parse_upstream_url
 from mirror_sync.domain.runs import Mirror, NewMirror, Trigger, Visibility
-from mirror_sync.errors import AddressRefused, Conflict, UsageError
-from mirror_sync.ports import Clock, StateStore
+from mirror_sync.errors import AddressRefused, Conflict, MirrorSyncError, UsageError
+from mirror_sync.ports import Clock, StateStore, Telemetry
 
 PAGES: Mapping[str, frozenset[str]] = {
     "github.com": frozenset({"tree", "blob", "commits", "releases", "issues", "pulls"}),
@@ -69,6 +70,16 @@ def lost_classes(state: StateStore, known: Iterable[str]) -> Mapping[str, int]:
     """Return the classes that mirrors are of and the configuration does not have, with how many mirrors each."""
     there = set(known)
     return {name: count for name, count in state.classes().items() if name not in there}
+
+
+def tell_of_lost_classes(state: StateStore, known: Iterable[str], telemetry: Telemetry) -> None:
+    """Log each class that mirrors are of and the configuration does not have; nothing where the database does not answer."""
+    with contextlib.suppress(MirrorSyncError):  # whoever needs the database says so
+        for class_name, count in lost_classes(state, known).items():
+            telemetry.event(
+                "class_not_configured", class_name=class_name, mirrors=count, level="warning",
+                why="the general settings are in force for them",
+            )  # fmt: skip
 
 
 def check_not_declared(names: Iterable[MirrorName], declared: Iterable[MirrorName], *, where: str) -> None:

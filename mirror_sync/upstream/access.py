@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -22,7 +23,8 @@ class Access:
     the number of transfers that may run against the host at once (short questions
     have as many places of their own).  ``raw_url`` is where single files of a commit are:
     a URL with ``{path}``, ``{commit}`` and ``{file}``, ``none``, or empty for what is
-    known of the host.
+    known of the host.  Once ``stop`` is set nothing more is asked and whatever is being
+    waited for breaks off.
     """
 
     allow_http: bool = False
@@ -35,6 +37,7 @@ class Access:
     stall_timeout: float = 60.0
     raw_url: str = ""
     user_agent: str = DEFAULT_USER_AGENT
+    stop: threading.Event | None = field(default=None, repr=False, compare=False)
 
     def credential(self) -> str:
         """Return the ``Authorization`` value for the host itself, or an empty string.
@@ -73,6 +76,11 @@ def rules_for(own: str, access: Access, rules: Rules | None) -> Rules:
         return stranger if rules is None else rules(netloc)
 
     return rule
+
+
+def stopped_by(rules: Rules, stop: threading.Event) -> Rules:
+    """Return the same rules for one whose requests end once ``stop`` is set."""
+    return lambda netloc: replace(rules(netloc), stop=stop)
 
 
 def without(headers: Mapping[str, str], *names: str) -> dict[str, str]:

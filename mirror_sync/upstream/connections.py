@@ -24,12 +24,13 @@ from mirror_sync.upstream.access import Access
 from mirror_sync.upstream.addresses import Lookup, Resolver, Target, check_target, system_lookup
 from mirror_sync.upstream.answers import clean
 from mirror_sync.upstream.budget import LinkBudget, Purse
-from mirror_sync.upstream.deadlines import Deadlines
+from mirror_sync.upstream.deadlines import Deadlines, Watch
 from mirror_sync.upstream.memory import Memory
 from mirror_sync.upstream.pinned import PinnedAdapter, StaleConnectionError
 
 PIECE = LARGEST
 MAX_LANES = 4096
+STOPPING = "what waited for it is being stopped"
 LOWEST_RATE = 1000.0
 """Bytes per second; slower than this over a whole stall time-out counts as stalled, as curl's lowSpeedLimit has it."""
 
@@ -73,6 +74,8 @@ class Answer:
         self.status = raw.status
         self.headers: Mapping[str, str] = raw.headers
         self.target = target
+        self.watch: Watch | None = None
+        """What breaks it off when its owner is to stop."""
         self._raw = raw
         self._window = access.stall_timeout * question.patience
         self._owner = owner
@@ -147,6 +150,8 @@ class Answer:
 
     def close(self) -> None:
         """Give the connection back when the body was read to its end, else drop it."""
+        if self.watch is not None:
+            self.watch.done = True
         with self._closing:
             self._closed = True
             if self._whole:
@@ -256,6 +261,8 @@ class Connections:
         Raises :class:`AddressRefused`, :class:`UpstreamUnavailable` or :class:`UpstreamStalled`.
         """
         target = check_target(question.url, access)
+        if access.stop is not None and access.stop.is_set():
+            raise UpstreamUnavailable(f"{target.netloc} is not asked", why=STOPPING)
         adapter = self._adapter(access, fresh=question.fresh)
         headers = {"User-Agent": access.user_agent, "Accept-Encoding": "identity", **question.headers}
         exchange = Exchange(
@@ -267,15 +274,21 @@ class Connections:
             lane=self._lane(target.netloc, bulk=question.bulk),
         )
         try:
-            raw = self._send(adapter, question, headers, stall=access.stall_timeout)
+            with self._deadlines.stopped_by(access.stop):
+                raw = self._send(adapter, question, headers, stall=access.stall_timeout)
         except (requests.RequestException, HTTPError, OSError, ValueError) as error:
             exchange.ended(0)
+            if access.stop is not None and access.stop.is_set():
+                raise UpstreamUnavailable(f"the question to {target.netloc} was broken off", why=STOPPING) from error
             raise translate(error, target, access) from error
         except BaseException:
             exchange.ended(0)
             raise
         purse = self.budget.purse((question.payer, target.netloc), question.urgency) if question.bulk else None
-        return Answer(raw, target=target, access=access, question=question, owner=exchange, purse=purse)
+        answer = Answer(raw, target=target, access=access, question=question, owner=exchange, purse=purse)
+        if access.stop is not None:
+            answer.watch = self._deadlines.watch(access.stop, answer.abandon)
+        return answer
 
     @staticmethod
     def _send(

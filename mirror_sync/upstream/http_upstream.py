@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from mirror_sync.domain.budget import Urgency
 from mirror_sync.domain.names import GitOid, RefName, UpstreamUrl
@@ -20,7 +22,7 @@ from mirror_sync.ports import (
     Telemetry,
 )
 from mirror_sync.upstream import fetch, lfs_batch, lfs_download, observe, raw, stock
-from mirror_sync.upstream.access import Access, Rules, rules_for
+from mirror_sync.upstream.access import Access, Rules, rules_for, stopped_by
 from mirror_sync.upstream.connections import Connections
 from mirror_sync.upstream.place import Place
 
@@ -31,7 +33,9 @@ class HttpUpstream:
     ``rule`` holds for the upstream's own host; ``rules`` answers for every other host
     that the LFS server leads to (without it: https, public, no credential).  Give all
     of them one ``connections``; without it this one has its own and closes them.
-    ``urgency`` tells who waits for what is transferred, where the link is capped.
+    ``urgency`` tells who waits for what is transferred, where the link is capped.  Once
+    ``stop`` is set nothing more is asked, and whoever waits for an answer or its bytes
+    hears :class:`UpstreamUnavailable` soon, whatever the stall time-out.
     """
 
     def __init__(
@@ -45,7 +49,11 @@ class HttpUpstream:
         connections: Connections | None = None,
         lfs_server: str = "",
         urgency: Urgency = Urgency.UPDATE,
+        stop: threading.Event | None = None,
     ) -> None:
+        if stop is not None:
+            rule = replace(rule, stop=stop)
+            rules = stopped_by(rules, stop) if rules is not None else None
         self._owned = Connections(clock=clock, telemetry=telemetry) if connections is None else None
         shared = connections if self._owned is None else self._owned
         assert shared is not None

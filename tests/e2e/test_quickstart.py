@@ -97,6 +97,21 @@ def test_ctrl_c_ends_everything(upstream: GitUpstream, daemon: Daemon) -> None:
     assert not [pid for pid in family if Path(f"/proc/{pid}").exists()]
 
 
+def test_a_stop_waits_for_no_silent_upstream(
+    upstream: GitUpstream, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIRROR_SYNC__GIT__STALL_TIMEOUT", "1h")
+    monkeypatch.setenv("MIRROR_SYNC__WORKERS__DRAIN_TIMEOUT", "1s")
+    repo = upstream.create("acme/model")
+    repo.commit({"README": "one\n"})
+    fault = upstream.fault("POST .*git-upload-pack", times=None, hang=3600.0)
+    daemon.start(repo.url)
+    daemon.wait_until(lambda: fault.hits, "the answer is held back")
+    assert daemon.terminate() == 0, "else the worker was cut off"
+    left = json.loads(daemon.cli("show", daemon.name(repo.url), "--json").stdout)
+    assert (left["last_run"]["code"], left["failures"]) == ("MS-R503", 0)
+
+
 def test_a_failure_is_told_once_with_what_can_be_typed(upstream: GitUpstream, daemon: Daemon) -> None:
     url = f"{upstream.origin}/acme/nosuch"
     daemon.start(url)
