@@ -230,8 +230,11 @@ class ObjectMissingUpstream(MirrorSyncError):
     actor = Actor.POLICY
 
 
-KNOWN_MISSING_CODES = frozenset({"MS-L404", "MS-L410"})
-"""What is recorded of LFS objects that upstream itself says it lacks."""
+WRONG_SIZE = "MS-L423"
+"""A pointer claims a size that its LFS object has not."""
+
+KNOWN_MISSING_CODES = frozenset({"MS-L404", "MS-L410", WRONG_SIZE})
+"""What is recorded of LFS objects that upstream itself says it lacks, or that nobody can have."""
 
 
 class ObjectCorrupt(MirrorSyncError):

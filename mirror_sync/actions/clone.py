@@ -69,8 +69,8 @@ NAMED: Final = 10
 SETTLED: Final = frozenset({"MS-L501"})
 """No LFS here at all: nothing to wait for."""
 
-FINAL: Final = frozenset({"MS-L400", "MS-L413", "MS-L422"})
-"""What becomes of an LFS object that trying again does not mend: refused, too large, or wrong bytes each time."""
+FINAL: Final = frozenset({"MS-L400", "MS-L422"})
+"""What becomes of an LFS object that trying again does not mend: refused, or wrong bytes each time."""
 
 RUN_AGAIN: Final = "run the same command again: it goes on where it stopped"
 CHECK_ADDRESS: Final = "check the address and the network, then run the same command again"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from mirror_sync.actions.history import next_size
 from mirror_sync.actions.publish import publish
 from mirror_sync.actions.room import Room
 from mirror_sync.actions.transfer import TransferLimits, TransferReport, transfer
@@ -22,15 +23,22 @@ from mirror_sync.domain.refs import ClassifiedUpdate, Observation, choose_head, 
 from mirror_sync.domain.runs import TIP_RANK, Step
 from mirror_sync.errors import (
     KNOWN_MISSING_CODES,
+    WRONG_SIZE,
     Interrupted,
     MirrorSyncError,
+    NotFound,
+    ObjectCorrupt,
     Preempted,
     StateUnavailable,
     StorageFull,
+    UpstreamInvalid,
 )
 
 RETRY_KNOWN_MISSING_SECONDS = 3600.0
 RETRY_FAILED_SECONDS = 300.0
+UNHAD = frozenset({"MS-L400", "MS-L416", ObjectCorrupt.code, UpstreamInvalid.code})
+"""How an object fails that upstream has not got in the size asked for."""
+
 WAITED_FOR_BYTES = 64 << 20
 """An object up to this size that a lane behind has in hand is waited for."""
 
@@ -100,8 +108,8 @@ class Gate:
         """Look which of ``pointers`` are here, and say so."""
         fresh = {pointer for pointer in pointers if pointer not in self.here and self.run.world.objects.has(pointer)}
         if fresh:
-            oids = sorted({pointer.oid for pointer in fresh})
-            self.run.world.state.lfs_arrived(oids, told_by=self.run.mirror.id)
+            sizes = {pointer.oid: pointer.size for pointer in fresh}
+            self.run.world.state.lfs_arrived(sorted(sizes), sizes=sizes, told_by=self.run.mirror.id)
             self.here |= fresh
 
     def lacking(self, name: RefName) -> list[Pointer]:
@@ -227,36 +235,70 @@ class Gate:
         run = self.run
         run.lfs_bytes += report.bytes_fetched
         self._arrived(pointer for pointer in wanted if pointer.oid in report.arrived)
-        ended = {**report.known_missing, **report.failed, **dict.fromkeys(report.arrived, WRONG_SIZE)}
-        lacking = [pointer for pointer in wanted if pointer not in self.here]
-        self.absent.update((pointer, ended[pointer.oid]) for pointer in lacking if pointer.oid in ended)
+        failed = {**report.known_missing, **report.failed}
+        claimed = run.world.state.lfs_sizes(run.mirror.id, sorted(failed)) if failed else {}
         now = run.world.clock.now()
-        for oid, (code, message) in {**report.known_missing, **report.failed}.items():
-            missing = oid in report.known_missing
+        for pointer in wanted:
+            if pointer in self.here:
+                continue
+            code, message = failed.get(pointer.oid, ("", ""))
+            if pointer.oid in report.arrived:
+                self._look_at_size(pointer, sound=True)
+            elif code in KNOWN_MISSING_CODES | UNHAD:
+                self._look_at_size(pointer, sound=False)
+            if not code:
+                continue
+            self.absent.setdefault(pointer, (code, message))
+            sizes = claimed.get(pointer.oid, ())
+            untried = set(sizes) - {other.size for other in wanted if other.oid == pointer.oid} if sizes else ()
+            missing = pointer.oid in report.known_missing and not untried
             run.world.state.lfs_failed(
                 run.mirror.id,
-                oid,
+                pointer.oid,
                 code=code,
                 message=message,
                 known_missing=missing,
                 retry_at=now + (RETRY_KNOWN_MISSING_SECONDS if missing else RETRY_FAILED_SECONDS),
+                size=pointer.size,
+                then=next_size(pointer.size, sizes)[0],
             )
         self._lacking.clear()
         if isinstance(report.error, Interrupted):
             raise report.error
         if isinstance(report.error, Preempted):
             self._over = self.made_way = True
-        elif report.error is not None:
+            return
+        if report.error is not None:
             self._over = True
             run.lfs_failure = report.error
-        elif report.failed and run.lfs_failure is None:
-            oid, (code, message) = next(iter(report.failed.items()))
+            return
+        again = {pointer.oid for pointer in wanted if self.absent.get(pointer, (WRONG_SIZE,))[0] != WRONG_SIZE}
+        tried_again = {oid: said for oid, said in report.failed.items() if oid in again}
+        if tried_again and run.lfs_failure is None:
+            oid, (code, message) = next(iter(tried_again.items()))
             run.lfs_failure = MirrorSyncError(
-                f"{len(report.failed)} LFS objects could not be fetched",
+                f"{len(tried_again)} LFS objects could not be fetched",
                 why=f"{oid[:12]}: {message}",
                 remedy="nothing: they are tried again; clients keep the refs published before",
                 code=code,
             )
+
+    def _look_at_size(self, pointer: Pointer, *, sound: bool) -> None:
+        """Say of an object that could not be had what forbids it for ever: that it is here, in another size.
+
+        Unless it is known to be ``sound``, it is read before a ref moves because of that.
+        """
+        run, size = self.run, self.run.world.objects.size(pointer.oid)
+        if size is None or size == pointer.size:
+            return
+        if run.policy.publish_known_missing and not sound:
+            try:
+                if not run.world.objects.verify(pointer.oid, stop=run.stop) or run.stop.is_set():
+                    return
+            except NotFound:  # evicted since
+                return
+        text = f"the pointer is wrong: this object has {size} bytes, not {pointer.size}, and no other can have its name"
+        self.absent[pointer] = (WRONG_SIZE, text)
 
     def publish_ready(self, *, first: bool = False) -> None:
         """Publish every waiting ref that may move now; on a first fill the default branch is in the first publish."""
@@ -306,6 +348,3 @@ class Gate:
             said = self.absent.get(sample, ("", "not fetched yet"))[1]
             lack = "1 LFS object is not here" if count == 1 else f"{count} LFS objects are not here"
             run.hold(name, code, f"{lack}; {printable(path)} ({sample.oid[:12]}): {said}")
-
-
-WRONG_SIZE = ("MS-L422", "the object is here, but it has another size than this pointer says")

@@ -113,24 +113,44 @@ class _Turn:
 def _record(worker: str, jobs: Sequence[LfsJob], report: TransferReport, *, state: StateStore, now: float) -> None:
     """Tell the queue what became of each object."""
     if report.arrived:
-        state.lfs_arrived(sorted(report.arrived))
+        sizes = {job.oid: job.size for job in jobs if job.oid in report.arrived}
+        state.lfs_arrived(sorted(report.arrived), sizes=sizes)
     error = report.error
     wait_until = error.until if isinstance(error, RateLimited) else now + FIRST_RETRY_SECONDS
+    failed = {**report.known_missing, **report.failed}
+    claimed = state.lfs_sizes(jobs[0].mirror, sorted(failed)) if failed else {}
     left: list[LfsJob] = []
     for job in jobs:
         if job.oid in report.arrived:
             continue
         known = job.oid in report.known_missing
-        code, message = report.known_missing.get(job.oid) or report.failed.get(job.oid) or ("", "")
+        code, message = failed.get(job.oid, ("", ""))
+        then, last = next_size(job.size, claimed.get(job.oid, ()), tried=job.attempts)
         retry_at = now + min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(job.attempts, 10))
+        if not last:  # another pointer of this object may be the true one
+            known, retry_at = False, now
         if not code:
             if error is None or isinstance(error, Interrupted | Preempted):
                 left.append(job)
                 continue
             code, message, retry_at = error.code, str(error), wait_until
-        state.lfs_failed(job.mirror, job.oid, code=code, message=message[:500], known_missing=known, retry_at=retry_at)
+        state.lfs_failed(
+            job.mirror, job.oid,
+            code=code, message=message[:500], known_missing=known, retry_at=retry_at, size=job.size, then=then,
+        )  # fmt: skip
     if left:
         state.release_lfs(worker, left)
     if any(job.rank < TIP_RANK and job.oid in report.known_missing for job in jobs):
         # A ref waited for this; whether it may be published without is for a run to say.
         state.mark_due(jobs[0].mirror, Trigger.POLL)
+
+
+def next_size(size: int, claimed: Sequence[int], *, tried: int = 0) -> tuple[int | None, bool]:
+    """Return which size to try after ``size``, if pointers claim several, and whether each had its try by now.
+
+    ``tried`` is how often tries of the object failed before.
+    """
+    if len(claimed) < 2:
+        return None, True
+    place = claimed.index(size) if size in claimed else -1
+    return claimed[(place + 1) % len(claimed)], (tried + 1) % len(claimed) == 0

@@ -15,7 +15,7 @@ from mirror_sync.actions.wanted import Brought, End
 from mirror_sync.domain.names import LfsOid, MirrorName, RefName
 from mirror_sync.domain.pointers import EMPTY_OID, Pointer
 from mirror_sync.domain.progress import Progress
-from mirror_sync.errors import Interrupted, MirrorSyncError, StorageFull
+from mirror_sync.errors import Interrupted, MirrorSyncError, ObjectBusy, StorageFull
 from mirror_sync.ports import Clock, ObjectStore, Parallel, Telemetry, Upstream
 
 LOOK_SECONDS = 0.02
@@ -32,11 +32,10 @@ def never() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class TransferLimits:
-    """How much at once, how large, how often in vain."""
+    """How much at once, how often in vain."""
 
     connections: int = 8
     """Connections of one transfer at once."""
-    max_object_bytes: int | None = None
     batch: int = 100
     attempts: int = 5
     """Tries in a row without progress before an object, or a batch, is given up."""
@@ -52,7 +51,8 @@ class TransferLimits:
 class TransferReport:
     """What became of the wanted objects, by oid; those in none of the three were not tried to the end.
 
-    ``arrived`` are verified and here, whether they came now or before.
+    ``arrived`` are verified and here, whether they came now or before; where two pointers
+    claimed different sizes of one, :meth:`ObjectStore.has` tells which of them was right.
     ``known_missing`` upstream itself says it lacks, with code and text; ``failed`` could
     not be had this time.  ``error`` is why the transfer stopped before its end or could
     not take everything: :class:`Interrupted`, :class:`RateLimited`, :class:`StorageFull`,
@@ -92,57 +92,117 @@ def transfer(
     second, says that others wait.  Raises only :class:`StorageFailed`, when the store
     cannot even be looked at.
     """
-    ends: dict[LfsOid, Brought] = {}
+    ends: dict[Pointer, Brought] = {}
     todo: list[Pointer] = []
     for pointer in sorted(dict.fromkeys(wanted), key=lambda pointer: pointer.size):
         if objects.has(pointer):
-            ends[pointer.oid] = Brought(End.ARRIVED)
+            ends[pointer] = Brought(End.ARRIVED)
         elif (pointer.size == 0) != (pointer.oid == EMPTY_OID):
-            _file(ends, pointer, Brought(End.FAILED, "MS-L422", f"no object of {pointer.size} bytes has this oid"))
-        elif limits.max_object_bytes is not None and pointer.size > limits.max_object_bytes:
-            _file(ends, pointer, _too_large(pointer, limits.max_object_bytes))
+            ends[pointer] = Brought(End.FAILED, "MS-L422", f"no object of {pointer.size} bytes has this oid")
         else:
             todo.append(pointer)
-    total = sum(pointer.size for pointer in todo)
     course = Course(
         mirror,
         clock=clock,
         telemetry=telemetry,
         stop=stop,
-        total=total,
+        total=sum(pointer.size for pointer in todo),
         items=len(todo),
         report=report,
         yielding=yielding,
     )
+    carrier = _Carrier(sources, objects, parallel, course, limits, ref)
+    for some in _one_size_at_a_time(todo, objects):
+        arrived = _arrived(ends)
+        still = [pointer for pointer in some if pointer.oid not in arrived]
+        if still and course.open:
+            ends.update(carrier.bring(still))
     if todo:
-        _warn_of_space(objects, course, total)
+        course.tell()
+    arrived = _arrived(ends)
+    untried = {pointer.oid for pointer in todo if pointer not in ends} - arrived
+    if untried and stop.is_set():
+        course.halt(Interrupted())
+    by_oid: dict[LfsOid, Brought] = {}
+    for pointer, brought in ends.items():
+        if pointer.oid not in arrived and pointer.oid not in untried:
+            by_oid[pointer.oid] = _worse(by_oid.get(pointer.oid), brought)
+    return TransferReport(
+        arrived=arrived,
+        known_missing=_texts(by_oid, End.MISSING),
+        failed=_texts(by_oid, End.FAILED),
+        bytes_fetched=course.fetched,
+        error=course.error or (course.short if by_oid or untried else None),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Carrier:
+    """What brings objects across, each oid in one size at a time."""
+
+    sources: Sequence[Upstream]
+    objects: ObjectStore
+    parallel: Parallel
+    course: Course
+    limits: TransferLimits
+    ref: RefName | None
+
+    def bring(self, todo: Sequence[Pointer]) -> list[tuple[Pointer, Brought]]:
+        """Bring what is to be had, and return what became of each that was tried to the end."""
+        course, limits, objects = self.course, self.limits, self.objects
+        _warn_of_space(objects, course, sum(pointer.size for pointer in todo))
         rules = Rules(limits.batch, limits.attempts, limits.wrong, limits.busy_seconds, limits.connections)
-        budget = limits.budget if limits.budget is not None else Budget(limits.connections, clock=clock)
-        places = [Source(number, upstream) for number, upstream in enumerate(sources)]
+        budget = limits.budget if limits.budget is not None else Budget(limits.connections, clock=course.clock)
+        places = [Source(number, upstream) for number, upstream in enumerate(self.sources)]
         board = Board(todo, places, begun=objects.begun(), budget=budget, course=course, rules=rules)
-        bringer = Bringer(board, objects, course, rules, ref)
+        bringer = Bringer(board, objects, course, rules, self.ref)
         try:
             most = limits.connections + EXTRA_HANDS
             # One more than there ever are: else nobody would look after them while all are busy.
-            for _, done in parallel.each(bringer.work, _hands(board, most), limit=most + 1):
+            for _, done in self.parallel.each(bringer.work, _hands(board, most), limit=most + 1):
                 if isinstance(done, Exception):
                     raise done  # work turns every error of ours into an end
         finally:
             for left in board.unfinished():
                 bringer.close(left)
             budget.leave(board.share)
-        for pointer, brought in board.ends:
-            _file(ends, pointer, brought)
-        course.tell()
-        if stop.is_set() and not board.finished:
-            course.halt(Interrupted())
-    return TransferReport(
-        arrived=frozenset(oid for oid, brought in ends.items() if brought.end is End.ARRIVED),
-        known_missing=_texts(ends, End.MISSING),
-        failed=_texts(ends, End.FAILED),
-        bytes_fetched=course.fetched,
-        error=course.error or (None if all(brought.end is End.ARRIVED for brought in ends.values()) else course.short),
-    )
+        return board.ends
+
+
+def _one_size_at_a_time(todo: Sequence[Pointer], objects: ObjectStore) -> list[list[Pointer]]:
+    """Return what to bring and, of oids with several claimed sizes, what to bring after it should that be wrong.
+
+    Of those, one of which parts are here comes first.
+    """
+    sizes: dict[LfsOid, list[Pointer]] = {}
+    for pointer in todo:
+        sizes.setdefault(pointer.oid, []).append(pointer)
+    for pointers in sizes.values():
+        if len(pointers) > 1:
+            pointers.sort(key=lambda pointer: not _begun(pointer, objects))
+    rounds = max((len(pointers) for pointers in sizes.values()), default=0)
+    ordered = [[pointers[at] for pointers in sizes.values() if at < len(pointers)] for at in range(rounds)]
+    return [sorted(some, key=lambda pointer: pointer.size) for some in ordered]
+
+
+def _begun(pointer: Pointer, objects: ObjectStore) -> bool:
+    try:
+        with objects.incomplete(pointer) as incomplete:
+            return incomplete.missing() != [(0, pointer.size)]
+    except ObjectBusy:
+        return False
+
+
+def _arrived(ends: Mapping[Pointer, Brought]) -> frozenset[LfsOid]:
+    return frozenset(pointer.oid for pointer, brought in ends.items() if brought.end is End.ARRIVED)
+
+
+def _worse(one: Brought | None, other: Brought) -> Brought:
+    """Return what became of an oid that did not arrive, though it was tried in several claimed sizes.
+
+    Upstream lacks it only where it lacks all of them: all but one are no object's.
+    """
+    return other if one is None or one.end is End.MISSING else one
 
 
 def _hands(board: Board, most: int) -> Iterator[Hand]:
@@ -173,20 +233,8 @@ def _hands(board: Board, most: int) -> Iterator[Hand]:
         course.pause(seconds)
 
 
-def _file(ends: dict[LfsOid, Brought], pointer: Pointer, brought: Brought) -> None:
-    # Two pointers may claim different sizes for one oid. One of them is wrong, and the
-    # true one decides.
-    known = ends.get(pointer.oid)
-    if known is None or known.end is not End.ARRIVED:
-        ends[pointer.oid] = brought
-
-
 def _texts(ends: Mapping[LfsOid, Brought], end: End) -> dict[LfsOid, tuple[str, str]]:
     return {oid: (brought.code, brought.message) for oid, brought in ends.items() if brought.end is end}
-
-
-def _too_large(pointer: Pointer, limit: int) -> Brought:
-    return Brought(End.FAILED, "MS-L413", f"{pointer.size} bytes are more than lfs.max_object allows ({limit})")
 
 
 def _warn_of_space(objects: ObjectStore, course: Course, total: int) -> None:

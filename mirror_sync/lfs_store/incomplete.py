@@ -65,6 +65,8 @@ class FileIncomplete:
         self._unsynced = 0
         self._lost = False
         self._synced_at = shop.clock.monotonic()
+        self._others = False
+        """Whether what is here came for a pointer that claims another size; it stays until bytes of this one come."""
         self._durable = Told()
         if not here:
             self._load()
@@ -74,6 +76,10 @@ class FileIncomplete:
 
     def _load(self) -> None:
         told_of = journal.load(self._journal, self.pointer)
+        if told_of.other_size:
+            # Two pointers claim different sizes. Which of them lies is not known before bytes come.
+            self._others = True
+            return
         parts = clip(told_of.parts, os.fstat(self._fd).st_size)
         if parts != told_of.parts or (not parts and self._journal.exists()):
             # A journal that says more than the data holds belongs to data that is gone.
@@ -94,7 +100,7 @@ class FileIncomplete:
         """Set disk space aside for what is missing; raises :class:`StorageFull` when it does not fit above the reserve."""
         if self._here or self._allocated:
             return
-        if self.pointer.size <= SMALL:
+        if self.pointer.size <= SMALL or self._others:
             # Nothing is set aside, so there is nothing to decide under a lock.
             self._shop.space.check(self.pointer.size - count(self._written))
             return
@@ -112,6 +118,7 @@ class FileIncomplete:
             raise UsageError(f"bytes {offset} to {end} are not part of what is missing of {self.pointer.oid}")
         if not self._allocated:
             self._check_space(len(data))
+        self._take_over()
         with told("write a part of an LFS object"):
             write_all(self._fd, data, offset)
             with self._guard:
@@ -126,6 +133,15 @@ class FileIncomplete:
     def _sync_in_time(self) -> None:
         if self._unsynced >= self._shop.sync_bytes or self._shop.clock.monotonic() >= self._synced_at + SYNC_SECONDS:
             self._sync_beside()
+
+    def _take_over(self) -> None:
+        if not self._others:
+            return
+        with self._guard, told("start an LFS object anew"):
+            if self._others:
+                self._forget_journal()
+                os.ftruncate(self._fd, 0)
+                self._others = False
 
     def _note_source(self, source: str, part: Part) -> None:
         # Never changed in place: the journal may be writing the one before.
@@ -169,7 +185,7 @@ class FileIncomplete:
 
     def restart(self) -> None:
         """Forget every part."""
-        if self._here:
+        if self._here or self._others:
             return
         with self._guard, told("start an LFS object anew"):
             self._rest()
@@ -301,7 +317,7 @@ class FileIncomplete:
             self._hash.close()
             if not self._here:
                 self._settle()
-            if self._here or not self._durable.parts:
+            if self._here or not (self._durable.parts or self._others):
                 with told("tidy up after an LFS object"):
                     self._tidy()
         finally:

@@ -22,11 +22,15 @@ Origins = Mapping[str, Sequence[Part]]
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a journal tells of: durable parts, all and by who sent them, and those that came twice the same."""
+    """What a journal tells of: durable parts, all and by who sent them, and those that came twice the same.
+
+    ``other_size`` when it is of this object, but with another size: then it tells of nothing.
+    """
 
     parts: list[Part] = field(default_factory=list)
     origins: dict[str, list[Part]] = field(default_factory=dict)
     agreed: list[Part] = field(default_factory=list)
+    other_size: bool = False
 
 
 def encode(pointer: Pointer, parts: Sequence[Part], origins: Origins, agreed: Sequence[Part] = ()) -> bytes:
@@ -51,7 +55,7 @@ def decode(data: bytes, pointer: Pointer) -> Told:
         if told != _sum(body) or body["format"] not in READABLE:
             return Told()
         if (body["oid"], body["size"]) != (pointer.oid, pointer.size):
-            return Told()
+            return Told(other_size=body["oid"] == pointer.oid)
         parts = _parts(body["parts"], pointer)
         origins = {str(source): _parts(sent, pointer) for source, sent in body.get("from", {}).items()}
         return Told(parts, origins, _parts(body.get("agreed", []), pointer))

@@ -14,7 +14,9 @@ from mirror_sync.domain.pointers import Pointer
 class Incomplete(Protocol):
     """One LFS object with some parts on disk, held exclusively by this process.
 
-    Several threads may write at once, each bytes of its own.
+    Several threads may write at once, each bytes of its own.  What came for a pointer
+    that claims another size for this oid is not here, and stays for that one until bytes
+    of this one are written.
     """
 
     pointer: Pointer

@@ -266,10 +266,13 @@ class StateStore(Protocol):
         history from now on.
         """
 
-    def lfs_arrived(self, oids: Sequence[LfsOid], *, told_by: MirrorId | None = None) -> None:
+    def lfs_arrived(
+        self, oids: Sequence[LfsOid], *, sizes: Mapping[LfsOid, int] | None = None, told_by: MirrorId | None = None
+    ) -> None:
         """Mark objects as verified and here, for every mirror that refers to them.
 
-        A mirror becomes due when all objects of one of its waiting refs, by rank, are here,
+        ``sizes`` are those they have, for whoever was told another one by a pointer.  A
+        mirror becomes due when all objects of one of its waiting refs, by rank, are here,
         except ``told_by``, whose own run tells and looks by itself.
         """
 
@@ -277,13 +280,29 @@ class StateStore(Protocol):
         """Mark objects as no longer here; they are wanted again."""
 
     def lfs_failed(
-        self, mirror_id: MirrorId, oid: LfsOid, *, code: str, message: str, known_missing: bool, retry_at: float
+        self,
+        mirror_id: MirrorId,
+        oid: LfsOid,
+        *,
+        code: str,
+        message: str,
+        known_missing: bool,
+        retry_at: float,
+        size: int | None = None,
+        then: int | None = None,
     ) -> None:
         """Record that fetching one object for a mirror failed, and when to try again.
 
         An object that upstream said it lacks stays known missing, with that reason, through
         failures of another kind; it ends when the object arrives.  One that is here already
-        is left alone.
+        is left alone.  ``size`` is what was tried: nothing is recorded of an object that is
+        queued with another.  ``then`` is the size to try next.
+        """
+
+    def lfs_sizes(self, mirror_id: MirrorId, oids: Sequence[LfsOid]) -> dict[LfsOid, list[int]]:
+        """Return, of ``oids``, those for which a mirror's pointers claim several sizes: these, ascending, as queued.
+
+        Reads all of the mirror's index, so it is asked only of what could not be had.
         """
 
     def claim_lfs(

@@ -30,13 +30,13 @@ from sqlalchemy import (
 )
 
 from mirror_sync.domain.names import LfsOid, printable
-from mirror_sync.domain.pointers import Pointer
+from mirror_sync.domain.pointers import MOST_COUNTED_BYTES, Pointer
 from mirror_sync.domain.runs import HISTORY_RANK, LEFT_OUT_RANK, TIP_RANK, Lease, LfsJob, MirrorId, Trigger
 from mirror_sync.domain.standing import Due
 from mirror_sync.state.calls import Calls
 from mirror_sync.state.database import AnyRow, mirrors
 from mirror_sync.state.models import KNOWN_MISSING, LEFT_OUT, PRESENT, WANTED
-from mirror_sync.state.pointers import AT_ONCE, Pointers, objects, pieces, wants
+from mirror_sync.state.pointers import AT_ONCE, Pointers, objects, pieces, pointers, wants
 
 m = mirrors.c
 
@@ -60,7 +60,9 @@ class Lfs(Pointers, Calls):
     """Which LFS objects are here, and which to fetch next."""
 
     # -- what arrived, was lost, or failed
-    def lfs_arrived(self, oids: Sequence[LfsOid], *, told_by: MirrorId | None = None) -> None:
+    def lfs_arrived(
+        self, oids: Sequence[LfsOid], *, sizes: Mapping[LfsOid, int] | None = None, told_by: MirrorId | None = None
+    ) -> None:
         """Implement :meth:`mirror_sync.ports.StateStore.lfs_arrived`."""
         for some in pieces(sorted(set(oids)), AT_ONCE):
             with self._write() as connection:
@@ -78,8 +80,20 @@ class Lfs(Pointers, Calls):
                         changes.move(mirror_id, size, status, PRESENT)
                         if rank < TIP_RANK and mirror_id != told_by:
                             served.add((mirror_id, rank))
+                self._correct(connection, {oid: sizes[oid] for oid in some if oid in sizes} if sizes else {}, changes)
                 changes.write(connection)
                 self._call_those_served(connection, served)
+
+    def _correct(self, connection: Connection, sizes: Mapping[LfsOid, int], changes: _Changes) -> None:
+        """Give objects that are here the size they have, where a pointer had claimed another."""
+        if not sizes:
+            return
+        mine = (wants.c.oid.in_(sizes), wants.c.status == PRESENT)
+        for row in connection.execute(select(wants.c.mirror_id, wants.c.oid, wants.c.size).where(*mine)).all():
+            if row.size != sizes[row.oid]:
+                this = (wants.c.mirror_id == row.mirror_id, wants.c.oid == row.oid)
+                connection.execute(update(wants).where(*this).values(size=sizes[row.oid]))
+                changes.resize(row.mirror_id, PRESENT, row.size, sizes[row.oid])
 
     def _call_those_served(self, connection: Connection, served: set[tuple[int, int]]) -> None:
         """Make mirrors due of which a waiting ref's last object has arrived."""
@@ -119,13 +133,24 @@ class Lfs(Pointers, Calls):
         connection.execute(update(objects).where(objects.c.oid.in_(oids)).values(present=present))
 
     def lfs_failed(
-        self, mirror_id: MirrorId, oid: LfsOid, *, code: str, message: str, known_missing: bool, retry_at: float
+        self,
+        mirror_id: MirrorId,
+        oid: LfsOid,
+        *,
+        code: str,
+        message: str,
+        known_missing: bool,
+        retry_at: float,
+        size: int | None = None,
+        then: int | None = None,
     ) -> None:
         """Implement :meth:`mirror_sync.ports.StateStore.lfs_failed`."""
         this = (wants.c.mirror_id == mirror_id, wants.c.oid == oid)
         with self._write() as connection:
             row = connection.execute(select(wants.c.status, wants.c.size).where(*this).with_for_update()).first()
             if row is None or row.status not in (WANTED, KNOWN_MISSING):
+                return
+            if size is not None and row.size != min(size, MOST_COUNTED_BYTES):
                 return
             before = row.status
             values: dict[str, Any] = {
@@ -140,7 +165,22 @@ class Lfs(Pointers, Calls):
             connection.execute(update(wants).where(*this).values(values))
             changes = _Changes()
             changes.move(mirror_id, row.size, before, after, due_at=retry_at)
+            if then is not None:
+                connection.execute(update(wants).where(*this).values(size=min(then, MOST_COUNTED_BYTES)))
+                changes.resize(mirror_id, after, row.size, min(then, MOST_COUNTED_BYTES))
             changes.write(connection)
+
+    def lfs_sizes(self, mirror_id: MirrorId, oids: Sequence[LfsOid]) -> dict[LfsOid, list[int]]:
+        """Implement :meth:`mirror_sync.ports.StateStore.lfs_sizes`."""
+        found: dict[LfsOid, set[int]] = defaultdict(set)
+        with self._read() as connection:
+            for some in pieces(oids, AT_ONCE):
+                query = select(pointers.c.oid, pointers.c.size).where(
+                    pointers.c.mirror_id == mirror_id, pointers.c.oid.in_(some)
+                )
+                for oid, size in connection.execute(query.distinct()):
+                    found[oid].add(min(size, MOST_COUNTED_BYTES))
+        return {oid: sorted(sizes) for oid, sizes in found.items() if len(sizes) > 1}
 
     # -- what a mirror wants, and in which order
     def judge_lfs(self, lease: Lease, verdicts: Mapping[LfsOid, str], *, selection: str | None = None) -> None:
@@ -382,6 +422,12 @@ class _Changes:
                 sums[place] += sign * count
         if due_at is not None:
             self.due(mirror_id, due_at)
+
+    def resize(self, mirror_id: int, status: int, size: int, after: int) -> None:
+        """Add one reference whose object turned out to have, or is queued with, another size."""
+        sums = self._by_mirror[mirror_id]
+        for place, (less, more) in enumerate(zip(_counts(status, size), _counts(status, after), strict=True)):
+            sums[place] += more - less
 
     def due(self, mirror_id: int, at: float) -> None:
         """Note that an object of this mirror may be fetched from ``at`` on."""

@@ -27,21 +27,24 @@ class MemoryIncomplete:
         self._from = store.sources.setdefault(pointer.oid, {})
         self._agreed = store.agreed.get(pointer.oid, [])
         self._guard = threading.Lock()
-        if store.sizes_tried.setdefault(pointer.oid, pointer.size) != pointer.size:
-            self.restart()
-            store.sizes_tried[pointer.oid] = pointer.size
+        # What came for another size stays until bytes of this one come.
+        self._others = bool(self._parts) and store.sizes_tried.get(pointer.oid, pointer.size) != pointer.size
 
     def missing(self) -> list[Part]:
         if self._store.has(self.pointer):
             return []
-        return subtract((0, self.pointer.size), self._parts)
+        return subtract((0, self.pointer.size), [] if self._others else self._parts)
 
     def reserve(self) -> None:
         if not self._store.has(self.pointer):
-            self._store.reserve(self.pointer.size - count(self._parts))
+            self._store.reserve(self.pointer.size - (0 if self._others else count(self._parts)))
 
     def write(self, offset: int, data: bytes, *, source: str = "") -> None:
         with self._guard:
+            if self._others:
+                self._others = False
+                self._forget()
+            self._store.sizes_tried[self.pointer.oid] = self.pointer.size
             end = offset + len(data)
             if offset < 0 or end > self.pointer.size or self._store.has(self.pointer):
                 raise UsageError("those bytes are not part of what is missing")
@@ -58,6 +61,8 @@ class MemoryIncomplete:
             self._store.parts[self.pointer.oid] = (self._data, self._parts)
 
     def origins(self) -> list[tuple[int, int, str]]:
+        if self._others:
+            return []
         with self._guard:
             named = [(start, end, source) for source, parts in self._from.items() for start, end in parts]
             rest = self._parts
@@ -74,17 +79,21 @@ class MemoryIncomplete:
             self._note_agreed(add(self._agreed, (start, end)))
 
     def agreed(self) -> list[Part]:
-        return list(self._agreed)
+        return [] if self._others else list(self._agreed)
 
     def _note_agreed(self, parts: list[Part]) -> None:
         self._agreed = self._store.agreed[self.pointer.oid] = parts
 
     def restart(self) -> None:
         with self._guard:
-            self._note_agreed([])
-            self._data, self._parts = bytearray(), []
-            self._from = self._store.sources[self.pointer.oid] = {}
-            self._store.parts.pop(self.pointer.oid, None)
+            if not self._others:
+                self._forget()
+
+    def _forget(self) -> None:
+        self._note_agreed([])
+        self._data, self._parts = bytearray(), []
+        self._from = self._store.sources[self.pointer.oid] = {}
+        self._store.parts.pop(self.pointer.oid, None)
 
     def verify(self) -> None:
         if self._store.has(self.pointer):

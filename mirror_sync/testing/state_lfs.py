@@ -87,7 +87,9 @@ class MemoryLfs(MemoryRows):
     def _referring(self, oids: Sequence[LfsOid]) -> list[tuple[MirrorRow, WantedRow]]:
         return [(row, row.wanted[oid]) for row in self._rows.values() for oid in oids if oid in row.wanted]
 
-    def lfs_arrived(self, oids: Sequence[LfsOid], *, told_by: MirrorId | None = None) -> None:
+    def lfs_arrived(
+        self, oids: Sequence[LfsOid], *, sizes: Mapping[LfsOid, int] | None = None, told_by: MirrorId | None = None
+    ) -> None:
         with self._lock:
             served: list[tuple[MirrorRow, int]] = []
             for row, wanted in self._referring(oids):
@@ -96,6 +98,9 @@ class MemoryLfs(MemoryRows):
                 wanted.present, wanted.known_missing, wanted.left_out = True, False, False
                 wanted.code = wanted.message = ""
                 wanted.attempts, wanted.leased_until = 0, 0.0
+            for oid, size in (sizes or {}).items():
+                for _, wanted in self._referring([oid]):
+                    wanted.size = size
             for row, rank in served:
                 if not any(one.rank == rank and _is_wanted(one) for one in row.wanted.values()):
                     self._call(row, Due(self._clock.now(), Trigger.POLL), None)
@@ -108,16 +113,37 @@ class MemoryLfs(MemoryRows):
                     wanted.left_out = wanted.rank == LEFT_OUT_RANK
 
     def lfs_failed(
-        self, mirror_id: MirrorId, oid: LfsOid, *, code: str, message: str, known_missing: bool, retry_at: float
+        self,
+        mirror_id: MirrorId,
+        oid: LfsOid,
+        *,
+        code: str,
+        message: str,
+        known_missing: bool,
+        retry_at: float,
+        size: int | None = None,
+        then: int | None = None,
     ) -> None:
         with self._lock:
             wanted = self._row(mirror_id).wanted.get(oid)
             if wanted is None or wanted.present or wanted.left_out:
                 return
+            if size is not None and wanted.size != min(size, MOST_COUNTED_BYTES):
+                return
             wanted.attempts += 1
+            if then is not None:
+                wanted.size = min(then, MOST_COUNTED_BYTES)
             wanted.retry_at, wanted.leased_until = retry_at, 0.0
             if known_missing or not wanted.known_missing:
                 wanted.code, wanted.message, wanted.known_missing = code, message, known_missing
+
+    def lfs_sizes(self, mirror_id: MirrorId, oids: Sequence[LfsOid]) -> dict[LfsOid, list[int]]:
+        with self._lock:
+            found: dict[LfsOid, set[int]] = {oid: set() for oid in oids}
+            for pointer in self._row(mirror_id).pointers.values():
+                if pointer.oid in found:
+                    found[pointer.oid].add(min(pointer.size, MOST_COUNTED_BYTES))
+            return {oid: sorted(sizes) for oid, sizes in found.items() if len(sizes) > 1}
 
     def claim_lfs(
         self,

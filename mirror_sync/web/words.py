@@ -192,13 +192,14 @@ CODES: Mapping[str, Explanation] = {
     ),
     "MS-L409": Explanation(_n("Another process is fetching this LFS object."), _WAIT),
     "MS-L410": Explanation(_n("Upstream says an LFS object was removed."), _n("Ask the owner to upload it again.")),
-    "MS-L413": Explanation(
-        _n("An LFS object is larger than this mirror takes."), _n("Raise lfs.max_object if it is wanted.")
-    ),
     "MS-L416": Explanation(_n("The LFS server refused the part asked for."), _WAIT),
     "MS-L422": Explanation(
         _n("An LFS object's bytes do not match its SHA-256 or size."),
         _n("It is fetched again; report it to the owner if it stays."),
+    ),
+    "MS-L423": Explanation(
+        _n("A pointer claims a size that its LFS object has not."),
+        _n("Ask the owner to commit the file again; nobody can have what the pointer names."),
     ),
     "MS-L501": Explanation(_n("The host offers no LFS here."), _n("Check whether LFS is enabled for the repository.")),
     "MS-L509": Explanation(
@@ -242,7 +243,12 @@ CODES: Mapping[str, Explanation] = {
         _n("Check the address. What is here is still served and nothing is deleted."),
     ),
     "MS-U407": Explanation(_n("The proxy does not lead to the host."), _n("Check the proxy in the configuration.")),
-    "MS-U409": Explanation(_n("Upstream no longer has an object that its ref list named."), _WAIT),
+    "MS-U409": Explanation(
+        _n("Upstream has not, or does not give, an object that its ref list named."),
+        _n(
+            "Nothing at first; if it stays, name a nearer source of the same repository, or a proxy with a better link."
+        ),
+    ),
     "MS-U410": Explanation(
         _n("Upstream changed the hash it names its objects by."),
         _n("Remove the mirror and add it again; until then the old content is served."),

@@ -170,6 +170,26 @@ class ObjectStoreContract:
             incomplete.promote()
         assert read(objects, pointer.oid) == DATA
 
+    def test_parts_stay_when_nothing_comes_for_a_claimed_other_size(self, objects):
+        pointer = pointer_to(DATA)
+        with objects.incomplete(pointer) as incomplete:
+            incomplete.write(1000, DATA[1000:3000], source="up.example")
+            incomplete.agree(1000, 2000)
+        for size in (5, 2500, len(DATA) + 1, 30 << 20):
+            with objects.incomplete(Pointer(pointer.oid, size)) as incomplete:
+                assert incomplete.missing() == [(0, size)]
+                assert incomplete.origins() == incomplete.agreed() == []
+                incomplete.reserve()
+                incomplete.restart()
+        with objects.incomplete(pointer) as incomplete:
+            assert incomplete.missing() == [(0, 1000), (3000, len(DATA))]
+            assert incomplete.agreed() == [(1000, 2000)]
+            assert incomplete.origins() == [(1000, 3000, "up.example")]
+        with objects.incomplete(Pointer(pointer.oid, 5)) as incomplete:
+            incomplete.write(0, b"l")
+        with objects.incomplete(pointer) as incomplete:
+            assert incomplete.missing() == [(0, len(DATA))]
+
     # -- who sent what
 
     def test_who_sent_what_is_told_and_kept(self, objects):

@@ -1184,6 +1184,25 @@ class StateContract:
         clock.advance(LEASE - 10)
         assert sorted(self.claim_lfs(state)) == [(mirror_id, lfs_oid(n), 0) for n in (2, 3, 4)]
 
+    def test_an_object_is_queued_with_one_of_the_sizes_that_pointers_claim(self, state, lease, clock):
+        mirror_id, lie = lease.mirror.id, Pointer(lfs_oid(1), 1 << 60)
+        state.add_scan(lease, [PointerBlob(blob(50).blob, lie), blob(1), blob(2)], scanned=None)
+        assert state.lfs_sizes(mirror_id, [lfs_oid(1), lfs_oid(2), lfs_oid(7)]) == {lfs_oid(1): [10, 1 << 46]}
+        assert state.lfs_sizes(mirror_id, []) == {}
+        assert self.counts(state, lease) == (2, 0, 2, 0, 10 + (1 << 46), 0)
+        fail = {"code": "MS-U502", "message": "m", "known_missing": False, "retry_at": clock.now()}
+        state.lfs_failed(mirror_id, lfs_oid(1), size=10, then=77, **fail)
+        assert dict(state.lfs_refers(mirror_id, [lfs_oid(1)])) == {lfs_oid(1): 1 << 46}, "another size was tried"
+        assert (Pointer(lfs_oid(1), 1 << 46), "", "") in state.lfs_missing(mirror_id)
+        state.lfs_failed(mirror_id, lfs_oid(1), size=1 << 60, then=10, **fail)
+        assert (Pointer(lfs_oid(1), 10), "MS-U502", "m") in state.lfs_missing(mirror_id)
+        assert self.counts(state, lease) == (2, 0, 2, 0, 20, 0)
+        assert self.claim_lfs(state) == [(mirror_id, lfs_oid(1), 1), (mirror_id, lfs_oid(2), 0)]
+        state.lfs_failed(mirror_id, lfs_oid(1), size=10, then=1 << 60, **fail)
+        assert self.counts(state, lease) == (2, 0, 2, 0, 10 + (1 << 46), 0)
+        state.lfs_arrived([lfs_oid(1), lfs_oid(2)], sizes={lfs_oid(1): 10, lfs_oid(2): 10})
+        assert self.counts(state, lease) == (2, 2, 0, 0, 20, 20)
+
     def test_known_missing_objects_come_last(self, state, lease, clock):
         state.add_scan(lease, [blob(1), blob(2)], scanned=None)
         state.lfs_failed(

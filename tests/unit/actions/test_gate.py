@@ -19,7 +19,7 @@ from mirror_sync.domain.pointers import Pointer
 from mirror_sync.domain.refs import RefSnapshot
 from mirror_sync.domain.runs import Outcome, RunReport, Trigger
 from mirror_sync.domain.selection import Selection
-from mirror_sync.errors import StateUnavailable
+from mirror_sync.errors import StateUnavailable, UpstreamUnavailable
 from mirror_sync.testing.upstream import Fault
 from tests.unit.actions.test_sync import DEV, MAIN, NAME, House
 
@@ -385,3 +385,104 @@ def test_known_missing_objects_that_are_left_out_hold_no_ref(house: Gated) -> No
     assert house.now().lfs.known_missing == 0
     assert house.served() == RefSnapshot(house.upstream.snapshot.tips, MAIN)
     assert house.now().name == NAME
+
+
+# ---------------------------------------------------------------- pointers that claim another size
+
+
+@pytest.mark.parametrize("lie", [50, 99, 101, 1 << 50])
+@pytest.mark.parametrize("first", ["lie", "truth"])
+def test_what_history_needs_comes_in_its_true_size_whatever_other_pointers_claim(
+    house: Gated, lie: int, first: str
+) -> None:
+    true = house.upstream.put(b"w" * 100)
+    pointers = {"lie": replace(true, size=lie), "truth": true}
+    second = "truth" if first == "lie" else "lie"
+    one = house.git.commit("one", files={"w": pointers[first]})
+    house.offer(main=house.git.commit("two", parents=[one]))
+    assert house.run().outcome is Outcome.PUBLISHED
+    two = house.git.commit("three", parents=[one], files={"w": pointers[second]})
+    house.offer(main=house.git.commit("four", parents=[two]))
+    assert house.run().outcome is Outcome.PUBLISHED
+    for _ in range(2):
+        house.history()
+    assert house.objects.has(true), "at once, not after the wait for another try"
+    assert house.history() == 0
+    counted = house.now().lfs
+    assert (counted.present, counted.present_bytes) == (1, 100)
+
+
+def test_a_lane_for_small_objects_leaves_the_large_true_one_to_the_other(house: Gated) -> None:
+    true = house.slow(2)
+    one = house.git.commit("one", files={"w": replace(true, size=10)})
+    two = house.git.commit("two", parents=[one])
+    house.offer(main=two)
+    house.run()
+    three = house.git.commit("three", parents=[two], files={"w": true})
+    house.offer(main=house.git.commit("four", parents=[three]))
+    house.run()
+    assert house.history(largest=MIB) == 1
+    assert house.history(largest=MIB) == 0
+    assert house.history() == 1
+    assert house.objects.has(true)
+
+
+@pytest.mark.parametrize("lie", [5, 1 << 40])
+@pytest.mark.parametrize("liar", ["main", "dev"])
+def test_a_ref_whose_pointer_claims_a_size_that_its_object_has_not_is_held_and_says_so(
+    house: Gated, liar: str, lie: int
+) -> None:
+    true = house.upstream.put(b"w" * 100)
+    honest = "dev" if liar == "main" else "main"
+    wrong = house.git.commit("lie", files={"a/w": replace(true, size=lie)})
+    house.offer(**{liar: wrong, honest: house.git.commit("truth", files={"w": true})})
+    house.run()
+    house.clock.advance(700.0)
+    house.run()
+    code, reason = house.holds()[f"refs/heads/{liar}"]
+    assert code == "MS-H004"
+    assert "a/w" in reason
+    assert f"this object has 100 bytes, not {lie}" in reason
+    house.policy = replace(house.policy, publish_known_missing=True)
+    house.clock.advance(700.0)
+    assert house.run().outcome is Outcome.PUBLISHED
+    assert house.served() == house.upstream.snapshot
+
+
+def test_what_upstream_says_of_a_wrong_pointer_is_not_said_of_the_true_one(house: Gated) -> None:
+    house.policy = replace(house.policy, publish_known_missing=True)
+    true = house.upstream.put(b"w" * 100, *[Fault(error=UpstreamUnavailable("the line is down"))] * 5)
+    batch = house.upstream.batch
+
+    def particular(pointers: Any, *, ref: Any) -> Any:
+        if any(pointer.size == 5 for pointer in pointers):
+            house.upstream.refusals[true.oid] = (404, "never seen")
+        try:
+            return batch(pointers, ref=ref)
+        finally:
+            house.upstream.refusals.clear()
+
+    house.upstream.batch = particular  # type: ignore[method-assign]
+    both = house.git.commit("both", files={"lie": replace(true, size=5), "w": true})
+    house.offer(main=both)
+    assert house.run().outcome is Outcome.FAILED
+    assert house.served().tips == {}
+    house.clock.advance(700.0)
+    house.run()
+    assert house.objects.has(true)
+    assert house.served() == house.upstream.snapshot
+
+
+def test_an_object_that_is_damaged_at_rest_makes_no_pointer_wrong(house: Gated) -> None:
+    house.policy = replace(house.policy, publish_known_missing=True)
+    true = house.upstream.put(b"w" * 100)
+    house.objects.objects[true.oid] = b"w" * 60
+    house.objects.times[true.oid] = house.clock.now()
+    house.upstream.refusals[true.oid] = (403, "not for you")
+    house.offer(main=house.git.commit("one", files={"w": true}))
+    assert house.run().outcome is Outcome.FAILED
+    assert house.served().tips == {}
+    house.upstream.refusals.clear()
+    house.clock.advance(700.0)
+    assert house.run().outcome is Outcome.PUBLISHED
+    assert house.objects.verify(true.oid)

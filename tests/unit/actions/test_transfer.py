@@ -132,14 +132,6 @@ def test_a_size_that_cannot_be_is_refused_without_asking(scene, pointer):
     assert scene.upstream.batches == []
 
 
-def test_an_object_above_the_limit_is_not_asked_for(scene):
-    large, small = scene.upstream.put(b"x" * 101), scene.upstream.put(b"y" * 100)
-    report = scene.run(large, small, max_object_bytes=100)
-    assert report.arrived == {small.oid}
-    assert report.failed == {large.oid: ("MS-L413", "101 bytes are more than lfs.max_object allows (100)")}
-    assert scene.upstream.batches == [(small,)]
-
-
 def test_batches_hold_at_most_a_hundred_and_are_asked_just_ahead_of_need(scene):
     pointers = [scene.upstream.put(b"%06d" % number) for number in range(250)]
     asked_after = []
@@ -772,12 +764,69 @@ def test_parts_whole_on_disk_are_promoted_without_asking(scene):
     assert report.bytes_fetched == 0
 
 
-def test_of_two_claimed_sizes_the_true_one_decides(scene):
-    pointer = scene.upstream.put(BIG)
-    for liar in (Pointer(pointer.oid, 5), Pointer(pointer.oid, len(BIG) + 5)):
+@pytest.mark.parametrize("lie", [5, len(BIG) - 5, len(BIG) + 5])
+@pytest.mark.parametrize("refused", [None, (404, "never seen"), (422, "another size")])
+def test_of_two_claimed_sizes_the_true_one_decides(scene, lie, refused):
+    pointer, good = scene.upstream.put(BIG), scene.upstream.put(b"good")
+    liar = Pointer(pointer.oid, lie)
+    batch = scene.upstream.batch
+
+    def particular(pointers, *, ref):
+        assert len({pointer.oid for pointer in pointers}) == len(pointers), "one size of an object at a time"
+        if refused and liar in pointers:
+            scene.upstream.refusals[liar.oid] = refused
+        try:
+            return batch(pointers, ref=ref)
+        finally:
+            scene.upstream.refusals.clear()
+
+    scene.upstream.batch = particular
+    for order in ((liar, pointer), (pointer, liar)):
         scene.objects.objects.clear()
-        for order in ((liar, pointer), (pointer, liar)):
-            scene.whole(scene.run(*order), pointer)
+        scene.whole(scene.run(*order, good), pointer, good)
+
+
+def test_an_object_is_known_missing_only_in_every_size_that_is_claimed(scene):
+    pointer = scene.upstream.put(BIG)
+    batch = scene.upstream.batch
+
+    def particular(pointers, *, ref):
+        small = any(asked.size == 5 for asked in pointers)
+        scene.upstream.refusals[pointer.oid] = (404, "never seen") if small else (403, "not for you")
+        return batch(pointers, ref=ref)
+
+    scene.upstream.batch = particular
+    report = scene.run(Pointer(pointer.oid, 5), pointer)
+    assert report.failed[pointer.oid][0] == "MS-L400"
+    assert not report.known_missing
+    report = scene.run(Pointer(pointer.oid, 5))
+    assert set(report.known_missing) == {pointer.oid}
+
+
+def test_nothing_is_said_of_an_object_whose_other_size_was_not_tried(scene):
+    pointer = scene.upstream.put(BIG)
+    batch = scene.upstream.batch
+
+    def particular(pointers, *, ref):
+        if pointers[0].size != 5:
+            raise UpstreamRefused("not any more")
+        scene.upstream.refusals[pointer.oid] = (404, "never seen")
+        return batch(pointers, ref=ref)
+
+    scene.upstream.batch = particular
+    report = scene.run(Pointer(pointer.oid, 5), pointer)
+    assert isinstance(report.error, UpstreamRefused)
+    assert not report.known_missing
+    assert not report.failed
+
+
+def test_parts_are_not_lost_to_a_pointer_that_claims_another_size(scene):
+    pointer = scene.upstream.put(BIG)
+    with scene.objects.incomplete(pointer) as incomplete:
+        incomplete.write(0, BIG[: 700 * KIB])
+    report = scene.run(Pointer(pointer.oid, 5), pointer)
+    scene.whole(report, pointer)
+    assert scene.asked(pointer) == [(700 * KIB, len(BIG))]
 
 
 # ---------------------------------------------------------------- somebody else fetches it

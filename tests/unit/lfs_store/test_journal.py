@@ -54,7 +54,8 @@ def test_a_cut_journal_means_no_parts():
 
 @pytest.mark.parametrize("other", [Pointer(POINTER.oid, 999), Pointer(LfsOid("cd" * 32), 1000)])
 def test_another_objects_journal_means_no_parts(other):
-    assert journal.decode(journal.encode(POINTER, PARTS, FROM, AGREED), other) == NOTHING
+    told = journal.decode(journal.encode(POINTER, PARTS, FROM, AGREED), other)
+    assert told == journal.Told(other_size=other.oid == POINTER.oid)
 
 
 def test_parts_that_no_object_has_mean_no_parts():
