@@ -43,6 +43,7 @@ from mirror_sync.ports import (
     Keep,
     MirrorFilter,
     ObjectStore,
+    PublishedFiles,
     Serving,
     StateStore,
     Telemetry,
@@ -126,6 +127,13 @@ class App:
             wait_seconds=serve.max_wait,
             child_memory=self.settings.git.max_memory_bytes,
         )
+
+    @cached_property
+    def files(self) -> PublishedFiles:
+        """Files of what is published, for clients."""
+        from mirror_sync.repos.reading import GitFiles
+
+        return GitFiles(self.settings.storage.git_dir, child_memory=self.settings.git.max_memory_bytes)
 
     @cached_property
     def objects(self) -> ObjectStore:

@@ -12,6 +12,7 @@ from mirror_sync.config.units import Unfit, duration_text, parse_duration, parse
 from mirror_sync.config.values import (
     DatabaseSettings,
     GitSettings,
+    HuggingFaceSettings,
     LfsSettings,
     LogSettings,
     MetricsSettings,
@@ -29,7 +30,7 @@ from mirror_sync.config.values import (
 from mirror_sync.config.writing import replace_secret, write_secret, write_text
 
 __all__ = [
-    "CONFIG_NAME", "Changes", "DatabaseSettings", "GitSettings", "LfsSettings", "LogSettings", "MetricsSettings", "MirrorDeclaration",
+    "CONFIG_NAME", "Changes", "DatabaseSettings", "GitSettings", "HuggingFaceSettings", "LfsSettings", "LogSettings", "MetricsSettings", "MirrorDeclaration",
     "ScheduleSettings", "SecretFile", "ServeSettings", "ServerSettings", "Settings", "StorageSettings", "TrustedHost",
     "UiSettings", "Unfit", "UpstreamRule", "WebhookSettings", "WorkerSettings", "data_home", "default_config_text",
     "diff", "duration_text", "find", "host_rules", "host_rules_text", "load", "load_text", "parse_duration",

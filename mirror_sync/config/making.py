@@ -87,6 +87,7 @@ class Maker:
                 stale_notice=tree.serve.stale_notice,
                 threads=tree.serve.threads,
             ),
+            huggingface=values.HuggingFaceSettings(tree.huggingface.hosts),
             metrics=values.MetricsSettings(tree.metrics.per_mirror),
             log=values.LogSettings(tree.log.format, tree.log.level, tree.log.access),
             ui=values.UiSettings(tree.ui.language, tree.ui.title, tree.ui.contact),

@@ -25,6 +25,7 @@ _FSCK_ID = re.compile(r"[A-Za-z][A-Za-z0-9]+\Z")
 _CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
 _HOST_KEY = re.compile(r"(?:\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9_.-]*[a-z0-9])?)(?::[0-9]{1,5})?\Z")
 MAX_THREADS = 1024
+MOST_HUB_HOSTS = 16
 LEAST_MEMORY = 256 << 20
 
 VisibilityWord = Literal["public", "open", "token", "upstream", "none"]
@@ -337,6 +338,18 @@ def _host_key(value: object) -> str:
     return text
 
 
+def _hub_hosts(value: object) -> tuple[str, ...]:
+    words = tuple(word.lower() for word in _words(value))
+    for word in words:
+        if not _HOST_KEY.match(word):
+            raise Unfit(f'{word!r} is no host; write hosts alone, such as ["huggingface.co", "git.example.org:8443"]')
+    if len(set(words)) != len(words):
+        raise Unfit("names a host twice")
+    if len(words) > MOST_HUB_HOSTS:
+        raise Unfit(f"has more than {MOST_HUB_HOSTS} hosts, and each is looked up for every request")
+    return words
+
+
 Seconds = Annotated[float, BeforeValidator(_duration("s"))]
 Minutes = Annotated[float, BeforeValidator(_duration("m"))]
 Hours = Annotated[float, BeforeValidator(_duration("h"))]
@@ -366,6 +379,7 @@ MirrorUrl = Annotated[str, BeforeValidator(_mirror_url)]
 NearTemplates = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_near_templates)]
 NearUrls = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_near_urls)]
 RawUrl = Annotated[str, BeforeValidator(_raw_url)]
+HubHosts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_hub_hosts)]
 HostKey = Annotated[str, BeforeValidator(_host_key)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
 Expiry = Annotated[float | None, BeforeValidator(_expiry)]
@@ -605,6 +619,14 @@ class Serve(_Section):
     threads: Whole = _key(64, "Threads of the web.", restart=True, least=2, most=MAX_THREADS)
 
 
+class HuggingFace(_Section):
+    """Which mirrors answer Hugging Face clients."""
+
+    hosts: HubHosts = _key(
+        ["huggingface.co"], "Hosts whose mirrors answer for ORG/NAME, the first that has it does; empty: none."
+    )
+
+
 class Metrics(_Section):
     """What a scrape sees."""
 
@@ -647,6 +669,7 @@ SECTIONS: dict[str, type[_Section]] = {
     "webhooks": Webhooks,
     "access": AccessRules,
     "serve": Serve,
+    "huggingface": HuggingFace,
     "metrics": Metrics,
     "log": Log,
     "ui": Ui,

@@ -42,6 +42,7 @@ class Tree(BaseSettings):
     webhooks: schema.Webhooks = Field(default_factory=schema.Webhooks)
     access: schema.AccessRules = Field(default_factory=schema.AccessRules)
     serve: schema.Serve = Field(default_factory=schema.Serve)
+    huggingface: schema.HuggingFace = Field(default_factory=schema.HuggingFace)
     metrics: schema.Metrics = Field(default_factory=schema.Metrics)
     log: schema.Log = Field(default_factory=schema.Log)
     ui: schema.Ui = Field(default_factory=schema.Ui)

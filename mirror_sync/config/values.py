@@ -263,6 +263,14 @@ class ServeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HuggingFaceSettings:
+    """Which mirrors answer Hugging Face clients."""
+
+    hosts: tuple[str, ...] = ("huggingface.co",)
+    """Asked in this order for ``ORG/NAME``."""
+
+
+@dataclass(frozen=True, slots=True)
 class MetricsSettings:
     """What a scrape sees."""
 
@@ -307,6 +315,7 @@ class Settings:
     webhooks: WebhookSettings = field(default_factory=WebhookSettings)
     access: AccessSettings = field(default_factory=AccessSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
+    huggingface: HuggingFaceSettings = field(default_factory=HuggingFaceSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     log: LogSettings = field(default_factory=LogSettings)
     ui: UiSettings = field(default_factory=UiSettings)

@@ -29,6 +29,7 @@ from mirror_sync.errors import GitFailed, Overloaded, RepositoryDamaged, UsageEr
 from mirror_sync.ports import Revision
 from mirror_sync.repos.git import Git
 from mirror_sync.repos.layout import layout_of
+from mirror_sync.repos.memory import child_memory_bytes
 from mirror_sync.repos.objects import ObjectReader
 from mirror_sync.repos.ref_pages import ref_page
 from mirror_sync.repos.turns import Turn, Turns
@@ -75,10 +76,23 @@ _Context = tuple[tuple[bytes, GitOid], ...]
 
 
 class GitFiles:
-    """The published views below ``git_dir``; implements :class:`mirror_sync.ports.PublishedFiles`."""
+    """The published views below ``git_dir``; implements :class:`mirror_sync.ports.PublishedFiles`.
 
-    def __init__(self, git_dir: Path, *, readers: int = READERS, wait_seconds: float = WAIT_SECONDS) -> None:
+    ``readers`` git children work at once, others wait in line up to ``wait_seconds``.
+    ``child_memory`` bounds, in bytes, what each may allocate; ``None`` means half of the
+    machine's memory, 0 no bound.
+    """
+
+    def __init__(
+        self,
+        git_dir: Path,
+        *,
+        readers: int = READERS,
+        wait_seconds: float = WAIT_SECONDS,
+        child_memory: int | None = None,
+    ) -> None:
         self._git_dir = git_dir
+        self.memory_bytes = child_memory_bytes(child_memory)
         self.turns = Turns(readers, wait_seconds=wait_seconds)
         self.list_turns = Turns(SUMMERS, wait_seconds=LIST_WAIT_SECONDS)
         self.known = _Remembered()
@@ -113,7 +127,7 @@ class GitFileView:
         self._name = name
         self._directory = directory
         self._held = held
-        self._git = Git(directory, descriptors=lambda: (descriptor,), config=_CONFIG)
+        self._git = Git(directory, descriptors=lambda: (descriptor,), config=_CONFIG, memory_bytes=files.memory_bytes)
         made = os.fstat(descriptor)
         self._token = (name, directory.name, made.st_ino, made.st_mtime_ns)
         """Names this view alone, also after the mirror was removed and added again."""

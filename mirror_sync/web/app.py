@@ -12,9 +12,11 @@ from mirror_sync.web.api import api
 from mirror_sync.web.backend import EXTENSION, LIMITS, App, backend
 from mirror_sync.web.bodies import BodyRefused, leave_body, patience
 from mirror_sync.web.door import DOOR, LOGGED, Door, check_network, for_everybody, served_mirror
+from mirror_sync.web.files import answer_files, asked_files
 from mirror_sync.web.git_http import answer_git
 from mirror_sync.web.health import health
 from mirror_sync.web.hooks import hooks
+from mirror_sync.web.hub import answer_hub, hub_refusal, speaks_hub
 from mirror_sync.web.lfs import answer_lfs
 from mirror_sync.web.limits import Limits
 from mirror_sync.web.pages import error_page, mirror_url, pages
@@ -63,6 +65,7 @@ def create_app(app: App) -> Flask:
     install_filters(flask)
     for part in (health, hooks, api, pages):
         flask.register_blueprint(part)
+    flask.add_url_rule("/hf/<path:anything>", "hub", answer_hub, methods=EVERY_METHOD)
     flask.add_url_rule("/<path:anything>", "mirror", _mirror, methods=EVERY_METHOD)
     flask.register_error_handler(MirrorSyncError, _our_error)
     flask.register_error_handler(HTTPException, _http_error)
@@ -79,6 +82,9 @@ def create_app(app: App) -> Flask:
 def _mirror(anything: str) -> Response:  # noqa: ARG001 - read from the wire, where an escaped slash is still one
     """Answer a request below a mirror's name."""
     target = parse_target(request.environ.get("RAW_URI", request.path))
+    files = asked_files(unless=target)
+    if files is not None:
+        return answer_files(files)
     g.target = target
     if target is None:
         raise Refused(404, "No such mirror or page.")
@@ -127,6 +133,8 @@ def _refusal_of(error: Refused) -> Response:
         return lfs_refusal(status, error.reason, retry_after=error.retry_after)
     if request.path.startswith("/api/"):
         return problem(error.status, title=error.reason)
+    if speaks_hub():
+        return hub_refusal(error.status, error.reason, retry_after=error.retry_after, error=error)
     if _wants_page():
         return error_page(error.status, detail=error.reason)
     return text(error.status, error.reason, retry_after=error.retry_after)
@@ -143,6 +151,8 @@ def _our_error(error: MirrorSyncError) -> Response:
         backend().telemetry.event("request_failed", level="error", code=error.code, why=str(error), path=request.path)
     if request.path.startswith("/api/"):
         return problem_of(error)
+    if speaks_hub():
+        return hub_refusal(status, _told(error), retry_after=30 if status in (429, 503) else None)
     if _speaks_lfs():
         # git-lfs gives up at once on a 503 and comes again after a 429.
         return lfs_refusal(429 if isinstance(error, StateUnavailable) else status, _told(error), retry_after=30)
@@ -162,6 +172,8 @@ def _http_error(error: HTTPException) -> Response:
     title = error.name
     if request.path.startswith("/api/"):
         return problem(status, title=title)
+    if speaks_hub():
+        return hub_refusal(status, title)
     if _speaks_lfs():
         return lfs_refusal(status, title)
     if _wants_page():
@@ -209,6 +221,8 @@ def _finish(response: Response) -> Response:
 
 
 def _protocol() -> str:
+    if g.get("files", False):
+        return "file"
     target = _target()
     if target is not None and target.service is not Service.PAGE:
         return "lfs" if target.service in _LFS_SERVICES else "git"

@@ -12,7 +12,7 @@ from mirror_sync.config import Settings
 from mirror_sync.domain.names import LfsOid, MirrorName
 from mirror_sync.domain.readers import Audience
 from mirror_sync.domain.runs import Delivery, Mirror
-from mirror_sync.ports import Arrivals, Clock, MirrorFilter, ObjectStore, Serving, StateStore, Telemetry
+from mirror_sync.ports import Arrivals, Clock, MirrorFilter, ObjectStore, PublishedFiles, Serving, StateStore, Telemetry
 from mirror_sync.telemetry import Metrics
 from mirror_sync.web.limits import Limits
 
@@ -35,6 +35,10 @@ class App(Protocol):
     @property
     def serving(self) -> Serving:
         """The read side of the repositories."""
+
+    @property
+    def files(self) -> PublishedFiles:
+        """Files of what is published."""
 
     @property
     def objects(self) -> ObjectStore:

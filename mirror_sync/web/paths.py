@@ -7,6 +7,7 @@ path on disk.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import unquote_to_bytes
@@ -15,6 +16,9 @@ from mirror_sync.domain.names import RESERVED_FIRST_SEGMENTS, MirrorName, parse_
 from mirror_sync.errors import UsageError
 
 MAX_TARGET_BYTES = 4096
+
+MOST_READINGS = 8
+"""Ways of reading one path that are tried: a directory may be called like a service."""
 
 
 class Service(StrEnum):
@@ -42,6 +46,22 @@ class Target:
     rest: str = ""
 
 
+class FileService(StrEnum):
+    """What is asked of the files of a mirror."""
+
+    RESOLVE = "resolve"
+    CHECKSUMS = "checksums"
+
+
+@dataclass(frozen=True, slots=True)
+class FileTarget:
+    """A mirror's name, the service, and the words behind it: a revision, which may take several, and a path."""
+
+    name: MirrorName
+    service: FileService
+    words: tuple[bytes, ...]
+
+
 _SERVICES: tuple[tuple[re.Pattern[str], Service], ...] = (
     (re.compile(r"(?P<name>/.+)/info/lfs/objects/batch\Z"), Service.LFS_BATCH),
     (re.compile(r"(?P<name>/.+)/info/lfs/objects/(?P<rest>[^/]+)\Z"), Service.LFS_OBJECT),
@@ -57,15 +77,26 @@ _SERVICES: tuple[tuple[re.Pattern[str], Service], ...] = (
 )
 
 
+def wire_path(raw_target: str) -> str:
+    """Return the path of a request target as it came over the wire."""
+    path = raw_target.partition("?")[0]
+    if "://" in path:
+        path = "/" + path.partition("://")[2].partition("/")[2]
+    return path
+
+
+def words_of(raw: str) -> tuple[bytes, ...]:
+    """Return the decoded segments of a part of a path; whatever Git takes for a name may be in them."""
+    return tuple(unquote_to_bytes(segment) for segment in raw.strip("/").split("/")) if raw.strip("/") else ()
+
+
 def decoded_path(raw_target: str) -> str | None:
     """Return the decoded path of a request target, or ``None`` when it has anything a name cannot have.
 
     Works on the target as it came over the wire, because once decoded an escaped
     slash cannot be told from a real one.
     """
-    path = raw_target.partition("?")[0]
-    if "://" in path:
-        path = "/" + path.partition("://")[2].partition("/")[2]
+    path = wire_path(raw_target)
     if not path.startswith("/") or len(path) > MAX_TARGET_BYTES:
         return None
     segments: list[str] = []
@@ -101,3 +132,21 @@ def parse_target(raw_target: str) -> Target | None:
             return None
         return Target(name, service, match.groupdict().get("rest") or "")
     return None
+
+
+def file_targets(raw_target: str) -> Iterator[FileTarget]:
+    """Yield what a request target may ask of a mirror's files, the shortest name first."""
+    path = wire_path(raw_target)
+    segments = path.split("/")
+    if not path.startswith("/") or len(path) > MAX_TARGET_BYTES or segments[1].lower() in RESERVED_FIRST_SEGMENTS:
+        return
+    places = [at for at, word in enumerate(segments) if at > 2 and word in set(FileService)]
+    for at in places[:MOST_READINGS]:
+        name = decoded_path("/".join(segments[:at]))
+        if name is None:
+            continue
+        try:
+            found = parse_mirror_name(name.lstrip("/"))
+        except UsageError:
+            continue
+        yield FileTarget(found, FileService(segments[at]), words_of("/".join(segments[at + 1 :])))
