@@ -43,7 +43,13 @@ class Maker:
         }
         settings = values.Settings(
             path=self.path,
-            server=values.ServerSettings(listen_host, listen_port, tree.server.public_url, tree.server.trusted_proxies),
+            server=values.ServerSettings(
+                listen_host,
+                listen_port,
+                tree.server.public_url,
+                tree.server.trusted_proxies,
+                tree.server.accel_redirect,
+            ),
             database=values.DatabaseSettings(
                 self._database(), self._secret(("database", "password_file"), tree.database.password_file)
             ),
@@ -99,6 +105,8 @@ class Maker:
         )
         self._check_schedule(("schedule",), tree.schedule.interval, tree.schedule.objective)
         self._check_schemes(settings)
+        if tree.server.accel_redirect and not tree.server.trusted_proxies:
+            self._complain(("server", "accel_redirect"), "needs a proxy in front: set trusted_proxies to at least 1")
         return settings
 
     def _complain(self, path: KeyPath, text: str) -> None:

@@ -220,6 +220,13 @@ def _listen(value: object) -> tuple[str, int]:
     return (host[1:-1] if bracketed else host or "0.0.0.0", int(port))  # noqa: S104 - the operator left the address out
 
 
+def _internal_location(value: object) -> str:
+    text = _text(value)
+    if text and not re.fullmatch(r"/(?:[A-Za-z0-9_-]+/)+", text):
+        raise ValueError('must be empty or a path such as "/_lfs/", beginning and ending with a slash')
+    return text
+
+
 def _public_url(value: object) -> str:
     text = _text(value)
     if text and not re.fullmatch(
@@ -373,6 +380,7 @@ Patterns = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_patterns)]
 FsckIds = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_fsck_ids)]
 Listen = Annotated[tuple[str, int], NoDecode, BeforeValidator(_listen)]
 PublicUrl = Annotated[str, BeforeValidator(_public_url)]
+InternalLocation = Annotated[str, BeforeValidator(_internal_location)]
 DatabaseUrl = Annotated[str, BeforeValidator(_database)]
 Proxy = Annotated[str, BeforeValidator(_proxy)]
 MirrorUrl = Annotated[str, BeforeValidator(_mirror_url)]
@@ -426,6 +434,9 @@ class Server(_Section):
         restart=True,
         least=0,
         most=8,
+    )
+    accel_redirect: InternalLocation = _key(
+        "", "Internal location of nginx that has the LFS objects, so that it sends them itself; empty: the web does."
     )
 
 

@@ -31,6 +31,8 @@ class ServerSettings:
     public_url: str = ""
     """Without a trailing slash; empty when the address a client used is as good as any."""
     trusted_proxies: int = 0
+    accel_redirect: str = ""
+    """The internal location under which the proxy in front has the LFS objects; begins and ends with a slash."""
     """How many proxies in front may be believed about the client's address."""
 
     @property

@@ -77,6 +77,10 @@ class FileObjectStore:
                 raise NotFound(f"LFS object {oid} is not here: a symlink stands in its place") from error
             raise storage_error(error, "open an LFS object") from error
 
+    def place(self, oid: LfsOid) -> str:
+        """Return where a verified object stands below the directory of all of them."""
+        return self._layout.object(oid).relative_to(self._layout.objects).as_posix()
+
     def size(self, oid: LfsOid) -> int | None:
         """Return the bytes of a verified object, ``None`` when it is not here."""
         if not is_lfs_oid(oid):

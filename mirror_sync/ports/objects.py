@@ -74,6 +74,12 @@ class ObjectStore(Protocol):
     def open(self, oid: LfsOid) -> BinaryIO:
         """Open a verified object for reading as a real file; raises :class:`NotFound`."""
 
+    def place(self, oid: LfsOid) -> str:
+        """Return where a verified object stands below the directory of all of them, whether it is here or not.
+
+        For a server in front that sends the file itself.  Raises :class:`UsageError` for what is no oid.
+        """
+
     def size(self, oid: LfsOid) -> int | None:
         """Return the bytes of a verified object, ``None`` when it is not here."""
 

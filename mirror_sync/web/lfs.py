@@ -20,10 +20,11 @@ from mirror_sync.web.backend import backend, limits
 from mirror_sync.web.bodies import leave_body, patience, small_body
 from mirror_sync.web.door import for_everybody, link_keys, served_mirror
 from mirror_sync.web.git_http import BUSY, SEND_STALL_SECONDS
+from mirror_sync.web.limits import client_of
 from mirror_sync.web.paths import Service, Target
 from mirror_sync.web.pulls import FIRST_SECONDS, CannotBeHad, NotYet, Pull, pulls
 from mirror_sync.web.ranges import Part, choose
-from mirror_sync.web.replies import LFS_TYPE, RETRY_SECONDS, Refused, json_answer, lfs_refusal
+from mirror_sync.web.replies import LFS_TYPE, NO_CACHE, RETRY_SECONDS, Refused, json_answer, lfs_refusal
 from mirror_sync.web.streams import BLOCK_BYTES, SENT_FILE, SentFile, Stream
 
 MAX_OBJECTS = 1000
@@ -44,7 +45,7 @@ def answer_lfs(target: Target) -> Response:
     if service is Service.LFS_OBJECT:
         return _object(mirror, target.rest)
     if service is Service.LFS_LOCKS and request.method in ("GET", "HEAD"):
-        return json_answer({"locks": []}, content_type=LFS_TYPE)
+        return _fresh({"locks": []})
     if service is Service.LFS_LOCKS_VERIFY:
         return lfs_refusal(404, "this mirror is read-only and keeps no locks")
     if service in (Service.LFS_LOCKS, Service.LFS_UNLOCK):
@@ -58,6 +59,13 @@ def _linked(target: Target, mirror: Mirror) -> bool:
         return False
     expires, signature = request.args.get("expires", ""), request.args.get("signature", "")
     return link_keys().opens(mirror.name, LfsOid(target.rest), expires=expires, signature=signature)
+
+
+def _fresh(document: dict[str, Any]) -> Response:
+    """Return an answer of the API, which nothing in between may keep."""
+    response = json_answer(document, content_type=LFS_TYPE)
+    response.headers.update(NO_CACHE)
+    return response
 
 
 def public_base() -> str:
@@ -95,7 +103,7 @@ def _batch(mirror: Mirror) -> Response:
     answers = [_one(oid, size, known=known, sizes=sizes, reasons=reasons, base=base) for oid, size in objects]
     if not for_everybody():
         _sign(mirror, answers)
-    return json_answer({"transfer": "basic", "objects": answers, "hash_algo": "sha256"}, content_type=LFS_TYPE)
+    return _fresh({"transfer": "basic", "objects": answers, "hash_algo": "sha256"})
 
 
 def _sign(mirror: Mirror, answers: Iterable[dict[str, Any]]) -> None:
@@ -220,6 +228,9 @@ def _object(mirror: Mirror, oid: str) -> Response:
         return Response(status=part.status, headers=headers)
     if request.method == "HEAD":
         return Response(_nothing(), status=part.status, headers=headers)
+    location = app.settings.server.accel_redirect
+    if location and "If-Match" not in request.headers:  # that header nginx compares with a validator of its own
+        return _left_to_nginx(location + app.objects.place(lfs_oid), headers)
     return _file(lfs_oid, start=part.start, end=part.end, status=part.status, headers=headers)
 
 
@@ -266,7 +277,7 @@ def _absent(mirror: Mirror, pointer: Pointer) -> Response:
     if request.method == "HEAD":
         return Response(_nothing(), status=part.status, headers=headers)
     joined = pulls().join(mirror, pointer)
-    slot = limits().streams.take() if joined is not None else None
+    slot = limits().streams.take(client=client_of(request)) if joined is not None else None
     if joined is None or slot is None:
         if joined is not None:
             joined.leave()
@@ -308,6 +319,12 @@ def _pulled(pull: Pull, part: Part, headers: dict[str, str], release: Callable[[
         return Response(body, status=part.status, headers=headers)
 
 
+def _left_to_nginx(path: str, headers: dict[str, str]) -> Response:
+    """Return the answer that nginx replaces by the file, or by the range of it that its client asked for."""
+    kept = {name: headers[name] for name in ("Cache-Control", "Content-Type")}
+    return Response(status=200, headers=kept | {"X-Accel-Redirect": path})
+
+
 def _nothing() -> Iterable[bytes]:
     """A body of no bytes that leaves Content-Length alone."""
     return iter(())
@@ -315,7 +332,7 @@ def _nothing() -> Iterable[bytes]:
 
 def _file(oid: LfsOid, *, start: int, end: int, status: int, headers: dict[str, str]) -> Response:
     app = backend()
-    slot = limits().streams.take()
+    slot = limits().streams.take(client=client_of(request))
     if slot is None:
         return lfs_refusal(429, BUSY, retry_after=RETRY_SECONDS)
     try:

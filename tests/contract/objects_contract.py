@@ -53,6 +53,14 @@ class ObjectStoreContract:
         """Let an incomplete look as if it was last written at ``written_at``."""
         raise NotImplementedError
 
+    def test_an_object_has_a_place_of_its_own_below_the_others_directory(self, objects):
+        here, absent = keep(objects, DATA).oid, pointer_to(b"absent").oid
+        assert objects.place(here) != objects.place(absent)
+        assert all(set(step) <= set("0123456789abcdef") for step in objects.place(absent).split("/"))
+        for name in ("", "../../etc/passwd", absent.upper()):
+            with pytest.raises(UsageError):
+                objects.place(LfsOid(name))
+
     # -- coming
 
     def test_nothing_is_here_at_first(self, objects):

@@ -78,11 +78,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield Site(upstream, repo, daemon, name, objects)
 
 
-def fetched(site: Site, path: str, headers: dict[str, str] | None = None) -> tuple[int, int, str]:
+def fetched(site: Site, path: str, number: int = 1) -> tuple[int, int, str]:
     """Return the status, how many bytes came and their SHA-256; raises when the answer is not whole."""
-    connection = http.client.HTTPConnection("127.0.0.1", site.daemon.port, timeout=60)
+    # from many addresses: no single client may take every place
+    connection = http.client.HTTPConnection(
+        "127.0.0.1", site.daemon.port, timeout=60, source_address=(f"127.0.0.{number % 10 + 1}", 0)
+    )
     try:
-        connection.request("GET", path, headers=headers or {})
+        connection.request("GET", path)
         answer = connection.getresponse()
         digest, size = hashlib.sha256(), 0
         while data := answer.read1(MIB):
@@ -98,7 +101,7 @@ def fetched(site: Site, path: str, headers: dict[str, str] | None = None) -> tup
 def test_fifty_clients_cost_upstream_one_download(site: Site) -> None:
     oid, size = site.objects["asked.bin"]
     with ThreadPoolExecutor(CLIENTS) as pool:
-        answers = list(pool.map(lambda _: fetched(site, site.path("asked.bin")), range(CLIENTS)))
+        answers = list(pool.map(lambda number: fetched(site, site.path("asked.bin"), number), range(CLIENTS)))
     assert set(answers) == {(200, size, oid)}
     batches = [one for one in site.upstream.seen("objects/batch") if oid in one.body.decode()]
     assert len(batches) == 1

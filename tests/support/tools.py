@@ -11,6 +11,7 @@ PACKAGES = {
     "git-lfs": "git-lfs",
     "jgit": "jgit-cli",
     "make": "make",
+    "nginx": "nginx-light",
     "node": "nodejs",
     "npm": "npm",
     "openssl": "openssl",

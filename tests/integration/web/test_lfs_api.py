@@ -283,6 +283,31 @@ def test_parts_and_conditions(client: FlaskClient, headers: dict[str, str], stat
         assert answer.headers["Content-Range"] == "bytes */5000"
 
 
+def test_only_a_configured_nginx_is_told_which_file_to_send(
+    world: World, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"/{NAME}.git/info/lfs/objects/{OID}"
+    forged = {"X-Accel-Redirect": "/_lfs/x", "X-Sendfile": "/etc/passwd", "X-Accel-Mapping": "/=/_lfs/"}
+    plain = client.get(path, headers=forged)
+    assert plain.data == WEIGHTS.encode()
+    assert not [name for name, _ in plain.headers if name.lower().startswith(("x-accel", "x-sendfile"))]
+    server = replace(world.settings.server, trusted_proxies=1, accel_redirect="/_lfs/")
+    monkeypatch.setattr(world, "settings", replace(world.settings, server=server))
+    for headers in ({}, {"Range": "bytes=0-9"}, forged):
+        told = client.get(path, headers=headers)
+        assert (told.status_code, told.data) == (200, b"")
+        assert told.headers["X-Accel-Redirect"] == f"/_lfs/{OID[:2]}/{OID[2:4]}/{OID}"
+        assert "immutable" in told.headers["Cache-Control"]
+    for answer in (
+        client.get(path, headers={"If-None-Match": f'"{OID}"'}),
+        client.get(path, headers={"Range": "bytes=9999-"}),
+        client.head(path),
+        client.get(f"/{NAME}.git/info/lfs/objects/{oid_of('foreign bytes')}"),
+        client.get(f"/{NAME}.git/info/lfs/objects/{oid_of('lost for good')}"),
+    ):
+        assert "X-Accel-Redirect" not in answer.headers
+
+
 def test_head_says_the_same_without_the_bytes(client: FlaskClient) -> None:
     answer = client.head(f"/{NAME}.git/info/lfs/objects/{OID}", headers={"Range": "bytes=0-9"})
     assert answer.status_code == 200

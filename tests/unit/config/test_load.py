@@ -130,6 +130,18 @@ def test_plain_http_and_repeated_mirrors_are_refused() -> None:
     assert allowed.declaration(allowed.mirrors[0].name) == allowed.mirrors[0]
 
 
+@pytest.mark.parametrize("value", ["_lfs/", "/_lfs", "/", "//", "/a b/", "/a/;/", "/../", "https://x/"])
+def test_an_internal_location_is_a_plain_path(value: str) -> None:
+    (only,) = problems(f'[server]\ntrusted_proxies = 1\naccel_redirect = "{value}"')
+    assert "beginning and ending with a slash" in only
+
+
+def test_an_internal_location_needs_a_proxy_in_front() -> None:
+    (only,) = problems('[server]\naccel_redirect = "/_lfs/"')
+    assert "trusted_proxies" in only
+    assert load_text('[server]\ntrusted_proxies = 1\naccel_redirect = "/_lfs/"').server.accel_redirect == "/_lfs/"
+
+
 def test_storage_directories_lie_apart() -> None:
     assert "outside" in problems('[storage]\nlfs_dir = "/var/lib/mirror-sync/git/lfs"')[0]
 

@@ -1,0 +1,223 @@
+"""The shipped nginx configuration before a running daemon, with real clients."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import http.client
+import json
+import os
+import ssl
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import WITH_LFS, Daemon, free_port
+from tests.support.tools import require
+from tests.support.upstream import GitUpstream, UpstreamRepo, make_authority
+
+SHIPPED = Path(__file__).resolve().parents[2] / "nginx" / "mirror-sync.conf"
+HOST = "localhost"
+LARGE = 3 << 20
+LFS = "application/vnd.git-lfs+json"
+
+
+@dataclass
+class Site:
+    repo: UpstreamRepo
+    daemon: Daemon
+    name: str
+    port: int
+    authority: Path
+    large: bytes
+
+    @property
+    def oid(self) -> str:
+        return hashlib.sha256(self.large).hexdigest()
+
+    @property
+    def path(self) -> str:
+        return f"/{self.name}.git/info/lfs/objects/{self.oid}"
+
+    def connect(self, source: str = "127.0.0.1") -> http.client.HTTPSConnection:
+        trusted = ssl.create_default_context(cafile=str(self.authority))
+        return http.client.HTTPSConnection(HOST, self.port, timeout=30, context=trusted, source_address=(source, 0))
+
+    def get(self, path: str = "", method: str = "GET", **headers: str) -> tuple[int, http.client.HTTPMessage, bytes]:
+        connection = self.connect()
+        try:
+            connection.request(
+                method, path or self.path, headers={name.replace("_", "-"): value for name, value in headers.items()}
+            )
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+        finally:
+            connection.close()
+
+
+def arranged(site: Path, *, port: int, plain: int, behind: int, lfs: Path, certificate: Path, key: Path) -> str:
+    """Return the shipped configuration with what its comments say is to be changed."""
+    text = SHIPPED.read_text()
+    for shipped, ours in (
+        ("mirror.example.edu", HOST),
+        ("127.0.0.1:8080", f"127.0.0.1:{behind}"),
+        ("listen 443 ssl http2", f"listen 127.0.0.1:{port} ssl http2"),
+        ("listen 80", f"listen 127.0.0.1:{plain}"),
+        ("listen [::]:443 ssl http2;", ""),
+        ("listen [::]:80;", ""),
+        ("/etc/ssl/mirror-sync/fullchain.pem", str(certificate)),
+        ("/etc/ssl/mirror-sync/privkey.pem", str(key)),
+        ("/var/lib/mirror-sync/lfs/objects", str(lfs / "objects")),
+    ):
+        assert shipped in text, shipped
+        text = text.replace(shipped, ours)
+    (site / "mirror-sync.conf").write_text(text)
+    user = "user root;" if os.geteuid() == 0 else ""
+    whole = site / "nginx.conf"
+    whole.write_text(
+        f"{user} daemon off; pid {site}/pid; error_log {site}/error.log; events {{ }}\n"
+        f"http {{ access_log {site}/access.log;\n"
+        + "".join(f"{kind}_temp_path {site}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        + f"include {site}/mirror-sync.conf; }}\n"
+    )
+    return str(whole)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    nginx = require("nginx")
+    require("openssl")
+    base = tmp_path_factory.mktemp("nginx")
+    large = os.urandom(LARGE)
+    tls = make_authority(base / "ca").server(HOST, "127.0.0.1")
+    port, plain = free_port(), free_port()
+    with pytest.MonkeyPatch.context() as patch, GitUpstream(base / "upstream") as upstream:
+        patch.setenv("MIRROR_SYNC__SERVER__TRUSTED_PROXIES", "1")
+        patch.setenv("MIRROR_SYNC__SERVER__ACCEL_REDIRECT", "/_lfs/")
+        patch.setenv("MIRROR_SYNC__LOG__LEVEL", "info")
+        with Daemon(base / "mirror") as daemon:
+            repo = upstream.create("acme/model")
+            repo.commit({"README.md": "hello\n"}, lfs={"large.bin": large, "small.bin": b"small"})
+            daemon.start(repo.url)
+            name = daemon.name(repo.url)
+            daemon.published(name)
+            place = base / "front"
+            place.mkdir()
+            whole = arranged(
+                place, port=port, plain=plain, behind=daemon.port, lfs=daemon.directory / "lfs",
+                certificate=tls.certificate, key=tls.key,
+            )  # fmt: skip
+            front = subprocess.Popen([nginx, "-c", whole, "-p", str(place)], stderr=subprocess.PIPE, text=True)
+            site = Site(repo, daemon, name, port, tls.authority, large)
+            try:
+                daemon.wait_until(lambda: front.poll() is None and site.get("/healthz")[0] == 200, "nginx answers")
+                yield site
+            finally:
+                front.terminate()
+                _, said = front.communicate(timeout=30)
+                print(said, (place / "error.log").read_text())
+
+
+def test_git_and_git_lfs_clone_over_tls(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require("git-lfs")
+    monkeypatch.setenv("GIT_SSL_CAINFO", str(site.authority))
+    work = tmp_path / "work"
+    url = f"https://{HOST}:{site.port}/{site.name}"
+    site.daemon.git("clone", "-q", *WITH_LFS, url, str(work))
+    assert (work / "large.bin").read_bytes() == site.large
+    assert (work / "small.bin").read_bytes() == b"small"
+    batch = json.dumps({"operation": "download", "objects": [{"oid": site.oid, "size": LARGE}]}).encode()
+    connection = site.connect()
+    connection.request("POST", f"/{site.name}.git/info/lfs/objects/batch", batch, {"Accept": LFS, "Content-Type": LFS})
+    answer = json.load(connection.getresponse())
+    connection.close()
+    assert answer["objects"][0]["actions"]["download"]["href"] == f"https://{HOST}:{site.port}{site.path}"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "start", "end"),
+    [
+        ({}, 200, 0, LARGE),
+        ({"Range": "bytes=0-0"}, 206, 0, 1),
+        ({"Range": "bytes=1048576-2097151"}, 206, 1 << 20, 2 << 20),
+        ({"Range": "bytes=-7"}, 206, LARGE - 7, LARGE),
+        ({"Range": "bytes=3000000-"}, 206, 3_000_000, LARGE),
+        ({"Range": "bytes=5-9", "If_Range": '"{oid}"'}, 206, 5, 10),
+        ({"Range": "bytes=5-9", "If_Range": '"other"'}, 200, 0, LARGE),
+        ({"Range": "bytes=5-9", "If_Match": '"{oid}"'}, 206, 5, 10),
+        ({"Range": "bytes=0-1,7-9"}, 200, 0, LARGE),
+        ({"If_None_Match": '"other"'}, 200, 0, LARGE),
+        ({"X_Accel_Redirect": "/_lfs/../../../etc/passwd"}, 200, 0, LARGE),
+    ],
+)
+def test_nginx_sends_objects_whole_and_in_parts(
+    site: Site, wanted: dict[str, str], status: int, start: int, end: int
+) -> None:
+    found, headers, body = site.get(**{name: value.replace("{oid}", site.oid) for name, value in wanted.items()})
+    assert found == status
+    assert body == site.large[start:end]
+    assert headers["Content-Length"] == str(end - start)
+    assert headers["ETag"] == f'"{site.oid}"'
+    assert headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert status != 200 or headers["Accept-Ranges"] == "bytes"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Content-Type"] == "application/octet-stream"
+    assert "X-Accel-Redirect" not in headers
+
+
+def test_conditions_and_heads_are_the_daemons(site: Site) -> None:
+    assert site.get(If_None_Match=f'"{site.oid}"')[0] == 304
+    assert site.get(If_Match='"other"')[0] == 412
+    status, headers, _ = site.get(Range=f"bytes={LARGE}-")
+    assert (status, headers["Content-Range"]) == (416, f"bytes */{LARGE}")
+    status, headers, body = site.get(method="HEAD")
+    assert (status, headers["Content-Length"], headers["ETag"], body) == (200, str(LARGE), f'"{site.oid}"', b"")
+
+
+def test_the_bytes_are_nginxs_and_its_location_is_nobodys(site: Site) -> None:
+    status, body, headers = site.daemon.get(site.path)
+    assert (status, body) == (200, b"")
+    inner = headers["X-Accel-Redirect"]
+    assert inner.endswith(site.oid)
+    for path in (inner, inner + "?x", "/_lfs/", f"/_lfs/..{inner}"):
+        assert site.get(path)[0] == 404
+
+
+def test_one_connection_serves_many_requests(site: Site) -> None:
+    connection = site.connect()
+    connection.connect()
+    socket = connection.sock
+    for step in range(5):
+        connection.request("GET", site.path, headers={"Range": f"bytes={step}-{step + 99}"})
+        assert connection.getresponse().read() == site.large[step : step + 100]
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read()
+    assert connection.sock is socket
+    connection.close()
+
+
+def test_webhooks_pass_and_clients_are_known_by_their_own_address(site: Site) -> None:
+    body = json.dumps({"repository": {"clone_url": site.repo.url}, "ref": "refs/heads/main", "pad": "x" * 300_000})
+    key = (site.daemon.directory / "webhook-secret").read_bytes().strip()
+    connection = site.connect("127.0.0.77")
+    connection.request(
+        "POST",
+        "/hooks/github",
+        body,
+        {
+            "Content-Type": "application/json",
+            "X-GitHub-Event": "push",
+            "X-GitHub-Delivery": "through-nginx",
+            "X-Hub-Signature-256": "sha256=" + hmac.new(key, body.encode(), hashlib.sha256).hexdigest(),
+            "X-Forwarded-For": "203.0.113.9",
+        },
+    )
+    assert connection.getresponse().status == 202
+    connection.close()
+    site.daemon.wait_until(lambda: "/hooks/github" in site.daemon.output(), "the request is in the log")
+    line = next(line for line in site.daemon.output().splitlines() if "/hooks/github" in line)
+    assert "127.0.0.77" in line
+    assert "203.0.113.9" not in line
