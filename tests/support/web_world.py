@@ -12,6 +12,7 @@ under ROOT, with the product's own server.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -39,6 +40,8 @@ from tests.support.daemon import free_port
 
 SECRET = "It's a Secret to Everybody"
 MAX_PACKS = 8
+TOKEN = "msy_" + "t" * 43
+"""Opens every mirror of visibility ``token`` in a world that has one; its number is 1."""
 
 
 @dataclass
@@ -204,9 +207,23 @@ def make_world(root: Path, mirrors: dict[str, MirrorSpec], **changes: Any) -> Wo
     return World(world_settings(root, **changes), mirrors)
 
 
-def write_world(root: Path, mirrors: dict[str, MirrorSpec], *, port: int, max_packs: int = MAX_PACKS) -> None:
-    """Leave a world for another process to serve."""
-    document = {"port": port, "max_packs": max_packs, "mirrors": {name: asdict(spec) for name, spec in mirrors.items()}}
+def write_world(
+    root: Path,
+    mirrors: dict[str, MirrorSpec],
+    *,
+    port: int,
+    serve: dict[str, float] | None = None,
+    trusted_proxies: int = 0,
+    constants: dict[str, float] | None = None,
+) -> None:
+    """Leave a world for another process to serve; ``constants`` are of the product's modules, by their full names."""
+    document = {
+        "port": port,
+        "serve": serve or {},
+        "trusted_proxies": trusted_proxies,
+        "constants": constants or {},
+        "mirrors": {name: asdict(spec) for name, spec in mirrors.items()},
+    }
     (root / "world.json").write_text(json.dumps(document))
 
 
@@ -219,12 +236,12 @@ class Served:
         mirrors: dict[str, MirrorSpec],
         *,
         environment: dict[str, str] | None = None,
-        max_packs: int = MAX_PACKS,
+        **world: Any,
     ) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = root / "server.log"
-        write_world(root, mirrors, port=self.port, max_packs=max_packs)
+        write_world(root, mirrors, port=self.port, **world)
         with self.log.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.web_world", str(root)],
@@ -288,7 +305,14 @@ def main() -> None:
     root = Path(sys.argv[1])
     document = json.loads((root / "world.json").read_text())
     settings = world_settings(root, port=document["port"])
-    settings = replace(settings, serve=replace(settings.serve, max_packs=document["max_packs"]))
+    settings = replace(
+        settings,
+        serve=replace(settings.serve, **document["serve"]),
+        server=replace(settings.server, trusted_proxies=document["trusted_proxies"]),
+    )
+    for name, value in document["constants"].items():
+        module, _, constant = name.rpartition(".")
+        setattr(importlib.import_module(module), constant, value)
     mirrors = {name: MirrorSpec(**spec) for name, spec in document["mirrors"].items()}
     configure_logs(settings)
     serve(lambda: World(settings, mirrors), settings, graceful_seconds=10)

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -278,6 +279,66 @@ def test_a_vanished_client_leaves_no_child(served: Served) -> None:
     assert _until(lambda: b'mirror_sync_served_streams{protocol="git"} 0.0' in get(served, "/metrics")[2])
 
 
+def test_a_client_that_leaves_while_git_computes_leaves_no_child(served: Served) -> None:
+    body = _want(served, BIG)
+    connection = served.connect()
+    connection.sendall(_head(BIG, f"Content-Length: {len(body)}") + body)
+    assert connection.recv(65536)
+    assert _until(lambda: served.git_children())
+    for child in served.git_children():
+        os.killpg(child, signal.SIGSTOP)  # it has nothing to say for as long as anybody waits
+    connection.settimeout(1.0)
+    with suppress(TimeoutError):
+        while connection.recv(1 << 20):
+            pass
+    connection.close()
+    assert _until(lambda: not served.git_children(), 30.0), "upload-pack outlived its client"
+
+
+def test_a_client_that_stops_reading_for_ever_is_let_go(tmp_path: Path, big: UpstreamRepo) -> None:
+    constants = {"mirror_sync.web.git_http.SEND_STALL_SECONDS": 1.0}
+    with Served(tmp_path, {BIG: MirrorSpec(repository=str(big.path))}, constants=constants) as served:
+        body = _want(served, BIG)
+        with served.connect() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.sendall(_head(BIG, f"Content-Length: {len(body)}") + body)
+            assert connection.recv(100)
+            assert _until(lambda: served.git_children())
+            assert _until(lambda: not served.git_children(), 60.0), "upload-pack waits for ever"
+            assert _until(lambda: b'mirror_sync_served_streams{protocol="git"} 0.0' in get(served, "/metrics")[2])
+
+
+def test_one_address_leaves_room_for_others(served: Served, tmp_path: Path) -> None:
+    body = _want(served, BIG)
+    crowd = []
+    try:
+        for _ in range(10):  # more than the eight streams there are
+            connection = socket.create_connection(
+                ("127.0.0.1", served.port), timeout=30, source_address=("127.0.0.2", 0)
+            )
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.sendall(_head(BIG, f"Content-Length: {len(body)}") + body)
+            crowd.append(connection)
+        listing = f"GET /{NAME}/info/refs?service=git-upload-pack HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+        def refused() -> bool:
+            with socket.create_connection(("127.0.0.1", served.port), source_address=("127.0.0.2", 0)) as one:
+                one.sendall(listing.encode())
+                return one.recv(100).startswith(b"HTTP/1.1 429")
+
+        assert _until(refused)
+        for protocol in ("0", "2"):
+            done = git(
+                "-c", f"protocol.version={protocol}",
+                "clone", "-q", "--bare", f"{served.url}/{NAME}", str(tmp_path / f"clone{protocol}"),
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+    finally:
+        for connection in crowd:
+            connection.close()
+    assert _until(lambda: not served.git_children())
+
+
 def test_slow_readers_leave_room_for_everything_else(served: Served) -> None:
     body = _want(served, BIG)
     slow: list[socket.socket] = []
@@ -310,7 +371,7 @@ def test_slow_readers_leave_room_for_everything_else(served: Served) -> None:
 
 def test_stuck_readers_do_not_keep_others_from_cloning(tmp_path: Path, source: UpstreamRepo, big: UpstreamRepo) -> None:
     mirrors = {BIG: MirrorSpec(repository=str(big.path)), NAME: MirrorSpec(repository=str(source.path))}
-    with Served(tmp_path, mirrors, max_packs=2) as served:
+    with Served(tmp_path, mirrors, serve={"max_packs": 2}) as served:
         body = _want(served, BIG)
         stuck = []
         for _ in range(3):  # one more than may compute at once
@@ -414,6 +475,53 @@ def test_two_lengths_are_smuggling(served: Served) -> None:
     answer = _raw(served, both)
     assert answer.startswith(b"HTTP/1.1 400")
     assert answer.count(b"HTTP/1.1") == 1
+
+
+LS_REFS = b"0014command=ls-refs\n00010000"
+HIDDEN = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "body"),
+    [
+        (("Content-Length: 4", "Content-Length: 40"), b"0000" + HIDDEN),
+        (("Content-Length: 4, 40",), b"0000" + HIDDEN),
+        (("Content-Length: +4",), b"0000" + HIDDEN),
+        (("Content-Length: -4",), b"0000" + HIDDEN),
+        (("Content-Length: 0x4",), b"0000" + HIDDEN),
+        (("Content-Length: 4_0",), b"0000" + HIDDEN),
+        (("Transfer-Encoding: chunked", "Transfer-Encoding: identity"), b"0\r\n\r\n" + HIDDEN),
+        (("Transfer-Encoding: xchunked",), b"0\r\n\r\n" + HIDDEN),
+        (("Transfer-Encoding: chunked, chunked",), b"0\r\n\r\n" + HIDDEN),
+        (("Transfer-Encoding : chunked",), b"0\r\n\r\n" + HIDDEN),
+        (("Transfer-Encoding: chunked",), b"-1\r\n\r\n" + HIDDEN),
+        (("Transfer-Encoding: chunked",), b"0x4\r\n0000\r\n0\r\n\r\n" + HIDDEN),
+        (("Transfer-Encoding: chunked",), b"4_0\r\n0000\r\n0\r\n\r\n" + HIDDEN),
+        (("Transfer-Encoding: chunked",), b"ffffffffffffffffff\r\n0000\r\n" + HIDDEN),
+        (("Transfer-Encoding: chunked",), b"4\n0000\n0\n\n" + HIDDEN),
+        (("Transfer-Encoding: chunked",), b"4 \r\n0000XX0\r\n\r\n" + HIDDEN),
+        ((" Content-Length: 4",), b"0000" + HIDDEN),
+    ],
+)
+def test_what_may_be_read_in_two_ways_is_read_in_none(served: Served, lines: tuple[str, ...], body: bytes) -> None:
+    answer = _raw(served, _head(NAME, *lines) + body)
+    assert not answer.startswith(b"HTTP/1.1 200"), answer
+    assert b"ok\n" not in answer
+    assert answer.count(b"HTTP/1.1") <= 1
+
+
+def test_requests_of_git_sent_at_once_are_answered_in_turn(served: Served) -> None:
+    listing = _head(NAME, "Git-Protocol: version=2", f"Content-Length: {len(LS_REFS)}") + LS_REFS
+    refs = f"GET /{NAME}/info/refs?service=git-upload-pack HTTP/1.1\r\nHost: x\r\n".encode()
+    head = f"HEAD /{NAME}/info/refs?service=git-upload-pack HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    connection = served.connect()
+    connection.sendall(listing + refs + b"\r\n" + head + listing + refs + b"Connection: close\r\n\r\n")
+    answer = b""
+    while piece := connection.recv(65536):
+        answer += piece
+    connection.close()
+    assert answer.count(b"HTTP/1.1 200") == 5
+    assert answer.count(b"refs/heads/main") == 4 + answer.count(b"symref=HEAD:refs/heads/main")
 
 
 @pytest.mark.parametrize(
