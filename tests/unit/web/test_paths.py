@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror_sync.domain.names import RESERVED_FIRST_SEGMENTS
-from mirror_sync.web.paths import Service, decoded_path, parse_target
+from mirror_sync.web.paths import FileService, Service, decoded_path, file_targets, parse_target
 
 M = "git.example/acme/model"
 
@@ -94,3 +94,45 @@ def test_nothing_leads_out_of_its_name(raw: str) -> None:
     if target is not None:
         assert "/" in target.name
         assert not set(target.name.split("/")) & {"", ".", ".."}
+
+
+@pytest.mark.parametrize(
+    ("raw", "found"),
+    [
+        (f"/{M}/resolve/main/a.txt", [(M, FileService.RESOLVE, [b"main", b"a.txt"])]),
+        (f"/{M}.git/resolve/main/a.txt?download=true", [(M, FileService.RESOLVE, [b"main", b"a.txt"])]),
+        (f"http://host/{M}/resolve/main/a", [(M, FileService.RESOLVE, [b"main", b"a"])]),
+        (f"/{M}/resolve/a%2Fb/c%20%FF%00%2e%2e/d", [(M, FileService.RESOLVE, [b"a/b", b"c \xff\x00..", b"d"])]),
+        (f"/{M}/resolve/main//a", [(M, FileService.RESOLVE, [b"main", b"", b"a"])]),
+        (f"/{M}/checksums/v1/", [(M, FileService.CHECKSUMS, [b"v1"])]),
+        (f"/{M}/checksums", [(M, FileService.CHECKSUMS, [])]),
+        (
+            f"/{M}/resolve/main/resolve/b",
+            [(M, FileService.RESOLVE, [b"main", b"resolve", b"b"]), (f"{M}/resolve/main", FileService.RESOLVE, [b"b"])],
+        ),
+        (f"/{M}/info/refs", []),
+        (f"/{M}/Resolve/main/a", []),
+        ("/git.example/resolve/main/a", []),
+        ("/resolve/main/a", []),
+        ("/hf/acme/resolve/main/a", []),
+        ("/api/v1/resolve/main/a", []),
+        (f"/{M}/../resolve/main/a", []),
+        (f"/{M}%2Fresolve/main/a", []),
+        (f"/{M}/-x/resolve/main/a", []),
+        ("/" + "a/" * 4096 + "resolve/b", []),
+        ("", []),
+        ("*", []),
+    ],
+)
+def test_a_path_may_ask_for_files(raw: str, found: list[tuple[str, FileService, list[bytes]]]) -> None:
+    assert [(target.name, target.service, list(target.words)) for target in file_targets(raw)] == found
+
+
+def test_few_ways_of_reading_a_path_are_tried() -> None:
+    assert len(list(file_targets(f"/{M}" + "/resolve" * 300))) == 8
+
+
+@given(st.text(max_size=200))
+def test_no_path_makes_looking_for_files_fail(raw: str) -> None:
+    for target in file_targets(f"/{raw}/resolve/{raw}"):
+        assert not {"", ".", ".."} & set(target.name.split("/"))
