@@ -653,12 +653,14 @@ def clone_world(
     proxy: str = "",
     token_file: Path | None = None,
     ask: Callable[[str], Credential | None],
+    stop: threading.Event,
 ) -> tuple[CloneWorld, Callable[[], None]]:
     """Return what a person's own clone needs, without configuration or database, and what releases it.
 
     The owner's git configuration and ``environment`` say how the host is reached, where
     ``proxy`` does not; ``ask`` is asked for a user name and a password for a host when
-    neither ``token_file`` nor a credential helper knows one.
+    neither ``token_file`` nor a credential helper knows one.  Nobody waits for a host any
+    more once ``stop`` is set.
     """
     from mirror_sync.lfs_store import FileObjectStore
     from mirror_sync.repos.git import git_version
@@ -682,6 +684,7 @@ def clone_world(
             connections=connections,
             clock=clock,
             telemetry=telemetry,
+            stop=stop,
         )
 
     def open_lfs(server: str, credential: Credential | None) -> Upstream | None:
@@ -698,6 +701,7 @@ def clone_world(
             connections=connections,
             clock=clock,
             telemetry=telemetry,
+            stop=stop,
             lfs_server=server.rstrip("/"),
         )
 

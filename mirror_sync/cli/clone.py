@@ -93,7 +93,7 @@ def clone(
         )
     order = CloneOrder(url, branch or "", origin or "", bare=bare, checkout=not no_checkout, lfs=not no_lfs)
     target = directory if directory is not None else Path(humanish(url, bare=bare))
-    screen = _Screen(out, name)
+    screen, stop = _Screen(out, name), threading.Event()
     world, close = clone_world(
         order,
         target,
@@ -102,17 +102,26 @@ def clone(
         proxy=proxy or "",
         token_file=token_file,
         ask=screen.ask,
+        stop=stop,
     )
     try:
-        return _run(out, screen, order, target, name=name, world=world)
+        return _run(out, screen, order, target, name=name, world=world, stop=stop)
     finally:
         close()
 
 
-def _run(out: Output, screen: _Screen, order: CloneOrder, target: Path, *, name: MirrorName, world: Any) -> int:
+def _run(
+    out: Output,
+    screen: _Screen,
+    order: CloneOrder,
+    target: Path,
+    *,
+    name: MirrorName,
+    world: Any,
+    stop: threading.Event,
+) -> int:
     from mirror_sync.actions.clone import clone as make
 
-    stop = threading.Event()
     try:
         with _stoppable(stop), screen:
             report = make(

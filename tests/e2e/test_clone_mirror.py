@@ -8,8 +8,10 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+from mirror_sync.upstream import Access
 from tests.support.cloning import by_git, picture
 from tests.support.daemon import Daemon
 from tests.support.tools import require
@@ -93,6 +95,22 @@ def test_interrupted_by_hand_it_says_so_and_goes_on_the_next_time(tmp_path: Path
         assert subprocess.run(command, capture_output=True, check=False).returncode == 0
         by_git(repo.url, tmp_path / "theirs")
         assert picture(tmp_path / "ours") == picture(tmp_path / "theirs")
+
+
+def test_interrupted_by_hand_it_waits_for_no_silent_host(tmp_path: Path) -> None:
+    require("git-lfs")
+    with GitUpstream(tmp_path / "up") as up:
+        repo = up.create("acme/model")
+        repo.commit({"README": "hello\n"}, lfs={"weights.bin": b"weights"})
+        fault = up.fault("POST .*objects/batch", times=None, hang=3600.0)
+        command = [sys.executable, "-m", "mirror_sync", "clone", repo.url, str(tmp_path / "ours")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        while not fault.hits and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=Access().stall_timeout * 0.75)
+        assert process.returncode == 130, said
+        assert b"run the same command again" in said
 
 
 def test_at_a_terminal_it_asks_who_one_is_and_shows_how_far_it_is(tmp_path: Path) -> None:
