@@ -64,7 +64,7 @@ class Ours:
         pack = git("pack-objects", "--revs", "--stdout", "-q", cwd=upstream, data=f"{commits[-1]}\n".encode())
         with self._repository.lock():
             self._repository.create(ObjectFormat.SHA1)
-            self._repository.stage_pack([pack], max_bytes=1 << 40)
+            assert self._repository.filling().take([pack], max_bytes=1 << 40).complete
             self._repository.promote([commits[-1]])
 
     def publish(self, wanted: Tips) -> tuple[float, float]:

@@ -15,7 +15,6 @@ from mirror_sync.domain.runs import (
     KeptTip,
 )
 from mirror_sync.ports.filling import Filling
-from mirror_sync.ports.upstream import GitAccess
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +95,6 @@ class GitRepository(Protocol):
 
     def missing(self, oids: Iterable[GitOid]) -> set[GitOid]:
         """Return those of ``oids`` that are neither in the store nor in the stage."""
-
-    def stage_pack(self, chunks: Iterable[bytes], *, max_bytes: int) -> int:
-        """Index the pack in ``chunks`` into the stage and return its bytes; durable when this returns.
-
-        Raises :class:`GitFailed` when it is no whole pack, :class:`StorageFull` beyond
-        ``max_bytes`` or when free space reaches the reserve while bytes arrive; then
-        the stage holds nothing of it.
-        """
-
-    def stage_from_git(self, access: GitAccess, oids: Sequence[GitOid], *, max_bytes: int) -> int:
-        """Fetch ``oids`` with stock git into the stage (v0 upstreams) and return the bytes that came."""
 
     def filling(self) -> Filling:
         """Return the place where a fetch that does not come in one piece is gathered."""

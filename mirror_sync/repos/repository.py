@@ -13,7 +13,7 @@ from mirror_sync.domain.names import GitOid, MirrorName, RefName
 from mirror_sync.domain.pointers import Pointer, PointerBlob, TipNeed
 from mirror_sync.domain.refs import Change, ObjectFormat, RefUpdate
 from mirror_sync.domain.runs import KeptTip
-from mirror_sync.ports import Clock, GitAccess, Inspection, PublishRequest, Recovery, View
+from mirror_sync.ports import Clock, Inspection, PublishRequest, Recovery, View
 from mirror_sync.repos import ancestry, maintain, needs, paths, promote, publish, queries, recover, scan
 from mirror_sync.repos.checks import Checks
 from mirror_sync.repos.files import Space, remove_file, remove_tree, storage_errors, sync_directory
@@ -167,18 +167,6 @@ class Repository:
         return self._store.size_bytes()
 
     # -- staging
-    def stage_pack(self, chunks: Iterable[bytes], *, max_bytes: int) -> int:
-        """Index a pack into the stage as its bytes arrive."""
-        with self._changing():
-            self._stage.ensure(self._object_format)
-            return self._stage.index_pack(chunks, max_bytes=max_bytes)
-
-    def stage_from_git(self, access: GitAccess, oids: Sequence[GitOid], *, max_bytes: int) -> int:
-        """Fetch with stock git into the stage."""
-        with self._changing():
-            self._stage.ensure(self._object_format)
-            return self._stage.fetch(access, oids, max_bytes=max_bytes)
-
     def filling(self) -> DiskFilling:
         """Return the place where a fetch that does not come in one piece is gathered."""
         return self._filling

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -78,22 +78,6 @@ class Stage:
         wanted = f"{ALTERNATES}\n".encode()
         if not alternates.is_file() or alternates.read_bytes() != wanted:
             replace_file(alternates, wanted)
-
-    def index_pack(self, chunks: Iterable[bytes], *, max_bytes: int) -> int:
-        """Index the pack in ``chunks`` and return its bytes; on any error nothing of it stays."""
-        counted = 0
-
-        def count(size: int) -> None:
-            nonlocal counted
-            counted += size
-
-        with self._undone_on_error():
-            self._git.feed(
-                ["index-pack", "--stdin", "--fix-thin"],
-                _bounded(chunks, limit=max_bytes, space=self._space, count=count),
-            )
-            sync_directory(self._layout.stage_packs)
-        return counted
 
     def fetch(self, access: GitAccess, oids: Sequence[GitOid], *, max_bytes: int) -> int:
         """Fetch ``oids`` with stock git and return the bytes of the packs that came; no ref is written."""
@@ -197,17 +181,6 @@ def unfinished_pack_files(objects: Path) -> list[Path]:
             found.append(path)
     found += [path for path in pack.glob("*.lock") if path not in found]
     return sorted(path for path in found if not path.is_dir())
-
-
-def _bounded(chunks: Iterable[bytes], *, limit: int, space: Space, count: Callable[[int], None]) -> Iterator[bytes]:
-    total = 0
-    for chunk in chunks:
-        total += len(chunk)
-        if total > limit:
-            raise too_large(limit)
-        space.check(len(chunk))
-        count(len(chunk))
-        yield chunk
 
 
 def too_large(limit: int) -> StorageFull:

@@ -12,8 +12,8 @@ from mirror_sync.domain.names import GitOid, MirrorName, RefName
 from mirror_sync.domain.pointers import Pointer, PointerBlob, TipNeed
 from mirror_sync.domain.refs import NO_HEAD, Change, ObjectFormat, RefSnapshot, RefUpdate
 from mirror_sync.domain.runs import KeptTip
-from mirror_sync.errors import GitFailed, LeaseLost, PublishConflict, RepositoryDamaged, StorageFull
-from mirror_sync.ports import GitAccess, Inspection, PublishRequest, Recovery, View
+from mirror_sync.errors import LeaseLost, PublishConflict, RepositoryDamaged
+from mirror_sync.ports import Inspection, PublishRequest, Recovery, View
 from mirror_sync.testing.filling import PACK, FillDisk, MemoryFilling
 
 
@@ -166,23 +166,6 @@ class MemoryRepository:
 
     def missing(self, oids: Iterable[GitOid]) -> set[GitOid]:
         return set(oids) - self.disk.store - self.disk.stage
-
-    def stage_pack(self, chunks: Iterable[bytes], *, max_bytes: int) -> int:
-        self._held()
-        data = bytearray()
-        for chunk in chunks:
-            data += chunk
-            if len(data) > max_bytes:
-                raise StorageFull(f"the pack is larger than {max_bytes} bytes", code="MS-S413")
-        if not data.startswith(PACK) or not data.endswith(b"end\n"):
-            raise GitFailed("the pack is not whole", argv=("index-pack",), status=128)
-        self.disk.stage.update(GitOid(line) for line in bytes(data[len(PACK) : -4]).decode().split())
-        return len(data)
-
-    def stage_from_git(self, access: GitAccess, oids: Sequence[GitOid], *, max_bytes: int) -> int:  # noqa: ARG002 - the objects are known here
-        self._held()
-        pack = self.objects.pack(oids, haves=self.disk.store | self.disk.stage)
-        return self.stage_pack([pack], max_bytes=max_bytes)
 
     def filling(self) -> MemoryFilling:
         return MemoryFilling(self.objects, self.disk.fill, stage=self.disk.stage, store=self.disk.store)

@@ -11,6 +11,7 @@ from mirror_sync.domain.names import GitOid
 from mirror_sync.domain.refs import ObjectFormat
 from mirror_sync.errors import GitFailed, StorageFull, UpstreamLacks, UpstreamUnavailable
 from mirror_sync.ports.filling import Goal, Stretch
+from tests.support.staging import stage_pack
 
 PLENTY = 2**40
 NOBODYS = "1"
@@ -660,7 +661,7 @@ class FillingContract:
 
     def test_what_was_staged_before_survives(self, scene):
         held = scene.chain(2)
-        scene.repository.stage_pack([scene.pack([held[-1]])], max_bytes=PLENTY)
+        stage_pack(scene.repository, [scene.pack([held[-1]])], max_bytes=PLENTY)
         commits = scene.chain(4)
         filling = self.fill(scene)
         filling.begin(goal_of(scene, commits[-1]))

@@ -9,8 +9,9 @@ import pytest
 from mirror_sync.domain.names import GitOid, RefName
 from mirror_sync.domain.refs import NO_HEAD, Change, ObjectFormat, RefSnapshot, RefUpdate
 from mirror_sync.domain.runs import KeptTip, RunId
-from mirror_sync.errors import GitFailed, LeaseLost, PublishConflict, RepositoryDamaged, StorageFull
+from mirror_sync.errors import GitFailed, LeaseLost, PublishConflict, RepositoryDamaged, StorageFull, UpstreamInvalid
 from mirror_sync.ports import PublishRequest, View
+from tests.support.staging import stage_pack
 
 MAIN = RefName("refs/heads/main")
 DEV = RefName("refs/heads/dev")
@@ -41,7 +42,7 @@ def allow() -> None:
 
 def bring(scene: Scene, *tips: str, haves: list[str] | None = None) -> None:
     """Stage, check and promote ``tips``."""
-    scene.repository.stage_pack([scene.pack(list(tips), haves=haves or [])], max_bytes=PLENTY)
+    stage_pack(scene.repository, [scene.pack(list(tips), haves=haves or [])], max_bytes=PLENTY)
     assert scene.repository.inspect(list(tips)).bad == {}
     scene.repository.promote(list(tips))
 
@@ -103,7 +104,7 @@ class GitRepositoryContract:
     def test_staged_objects_are_here_and_not_published(self, ready):
         tip = ready.commit("a")
         assert ready.repository.missing([tip]) == {tip}
-        assert ready.repository.stage_pack([ready.pack([tip])], max_bytes=PLENTY) > 0
+        assert stage_pack(ready.repository, [ready.pack([tip])], max_bytes=PLENTY) > 0
         assert ready.repository.missing([tip]) == set()
         assert not ready.repository.stage_is_empty()
         assert ready.repository.current_view() == 0
@@ -111,21 +112,21 @@ class GitRepositoryContract:
     def test_a_pack_in_many_pieces_is_the_same_pack(self, ready):
         tip = ready.commit("a")
         data = ready.pack([tip])
-        assert ready.repository.stage_pack((data[i : i + 1] for i in range(len(data))), max_bytes=PLENTY) == len(data)
+        assert stage_pack(ready.repository, (data[i : i + 1] for i in range(len(data))), max_bytes=PLENTY) == len(data)
         assert ready.repository.missing([tip]) == set()
 
-    def test_a_cut_pack_leaves_nothing(self, ready):
+    def test_a_cut_pack_stages_nothing(self, ready):
         tip = ready.commit("a")
-        with pytest.raises(GitFailed):
-            ready.repository.stage_pack([ready.pack([tip])[:-6]], max_bytes=PLENTY)
-        assert ready.repository.stage_is_empty()
+        taken = ready.repository.filling().take([ready.pack([tip])[:-6]], max_bytes=PLENTY)
+        assert isinstance(taken.error, (GitFailed, UpstreamInvalid))
+        assert not taken.complete
         assert ready.repository.missing([tip]) == {tip}
 
-    def test_a_pack_past_its_bound_leaves_nothing(self, ready):
+    def test_a_pack_past_its_bound_stages_nothing(self, ready):
         tip = ready.commit("a")
         with pytest.raises(StorageFull):
-            ready.repository.stage_pack([ready.pack([tip])], max_bytes=10)
-        assert ready.repository.stage_is_empty()
+            stage_pack(ready.repository, [ready.pack([tip])], max_bytes=10)
+        assert ready.repository.missing([tip]) == {tip}
 
     def test_an_error_of_the_sender_passes_through(self, ready):
         tip = ready.commit("a")
@@ -135,12 +136,12 @@ class GitRepositoryContract:
             raise PublishConflict("the link broke")
 
         with pytest.raises(PublishConflict, match="the link broke"):
-            ready.repository.stage_pack(chunks(), max_bytes=PLENTY)
-        assert ready.repository.stage_is_empty()
+            stage_pack(ready.repository, chunks(), max_bytes=PLENTY)
+        assert ready.repository.missing([tip]) == {tip}
 
     def test_discarding_empties_the_stage(self, ready):
         tip = ready.commit("a")
-        ready.repository.stage_pack([ready.pack([tip])], max_bytes=PLENTY)
+        stage_pack(ready.repository, [ready.pack([tip])], max_bytes=PLENTY)
         ready.repository.discard_stage()
         assert ready.repository.stage_is_empty()
         assert ready.repository.missing([tip]) == {tip}
@@ -155,7 +156,7 @@ class GitRepositoryContract:
 
     def test_promoting_twice_costs_nothing(self, ready):
         tip = ready.commit("a")
-        ready.repository.stage_pack([ready.pack([tip])], max_bytes=PLENTY)
+        stage_pack(ready.repository, [ready.pack([tip])], max_bytes=PLENTY)
         ready.repository.inspect([tip])
         assert ready.repository.promote([tip]) > 0
         assert ready.repository.promote([tip]) == 0
@@ -166,7 +167,7 @@ class GitRepositoryContract:
         good = ready.commit("good", parents=(base,))
         bad, fault = ready.bad_commit("bad", parents=(base,))
         later = ready.commit("later", parents=(bad,))
-        ready.repository.stage_pack([ready.pack([good, later])], max_bytes=PLENTY)
+        stage_pack(ready.repository, [ready.pack([good, later])], max_bytes=PLENTY)
         found = ready.repository.inspect([good, later])
         assert set(found.bad) == {later}
         assert fault in found.bad[later]
@@ -176,7 +177,7 @@ class GitRepositoryContract:
 
     def test_the_operator_may_relax(self, ready):
         bad, fault = ready.bad_commit("bad")
-        ready.repository.stage_pack([ready.pack([bad])], max_bytes=PLENTY)
+        stage_pack(ready.repository, [ready.pack([bad])], max_bytes=PLENTY)
         assert set(ready.repository.inspect([bad]).bad) == {bad}
         found = ready.repository.inspect([bad], relaxed=[fault])
         assert found.bad == {}
@@ -187,15 +188,15 @@ class GitRepositoryContract:
 
     def test_a_tip_that_did_not_come_is_bad(self, ready):
         here, absent = ready.commit("here"), ready.commit("absent")
-        ready.repository.stage_pack([ready.pack([here])], max_bytes=PLENTY)
+        stage_pack(ready.repository, [ready.pack([here])], max_bytes=PLENTY)
         assert set(ready.repository.inspect([here, absent]).bad) == {absent}
 
     def test_a_tip_whose_history_did_not_come_is_bad(self, ready):
         base = ready.commit("base")
         good = ready.commit("good")
         cut = ready.commit("cut", parents=(base,))
-        ready.repository.stage_pack([ready.pack([good])], max_bytes=PLENTY)
-        ready.repository.stage_pack([ready.pack([cut], haves=[base])], max_bytes=PLENTY)
+        stage_pack(ready.repository, [ready.pack([good])], max_bytes=PLENTY)
+        stage_pack(ready.repository, [ready.pack([cut], haves=[base])], max_bytes=PLENTY)
         assert set(ready.repository.inspect([good, cut]).bad) == {cut}
 
     def test_nothing_to_inspect(self, ready):
@@ -250,7 +251,7 @@ class GitRepositoryContract:
 
     def test_a_tip_the_store_lacks_is_never_published(self, ready):
         tip = ready.commit("a")
-        ready.repository.stage_pack([ready.pack([tip])], max_bytes=PLENTY)
+        stage_pack(ready.repository, [ready.pack([tip])], max_bytes=PLENTY)
         with pytest.raises(RepositoryDamaged):
             ready.repository.publish(request(1, {MAIN: tip}), confirm=allow)
         assert ready.repository.current_view() == 0
@@ -299,7 +300,7 @@ class GitRepositoryContract:
         bring(ready, tip)
         ready.repository.publish(request(1, {MAIN: tip}), confirm=allow)
         held = ready.commit("held", parents=(tip,))
-        ready.repository.stage_pack([ready.pack([held], haves=[tip])], max_bytes=PLENTY)
+        stage_pack(ready.repository, [ready.pack([held], haves=[tip])], max_bytes=PLENTY)
         assert ready.repository.maintain(full=True) == ready.repository.size_bytes()
         assert ready.repository.inspect([held]).bad == {}
 
@@ -321,7 +322,7 @@ class GitRepositoryContract:
         base = ready.commit("base")
         forward, aside = ready.commit("forward", parents=(base,)), ready.commit("aside")
         tag, again = ready.tag("v1", base), ready.tag("v1 again", base)
-        ready.repository.stage_pack([ready.pack([forward, aside, tag, again])], max_bytes=PLENTY)
+        stage_pack(ready.repository, [ready.pack([forward, aside, tag, again])], max_bytes=PLENTY)
         names = [RefName(f"refs/heads/{n}") for n in range(8)]
         moves = [
             (None, base, Change.CREATE),
@@ -341,7 +342,7 @@ class GitRepositoryContract:
         base = ready.commit("base")
         tag = ready.tag("v1", base)
         nested = ready.tag("nested", tag)
-        ready.repository.stage_pack([ready.pack([nested])], max_bytes=PLENTY)
+        stage_pack(ready.repository, [ready.pack([nested])], max_bytes=PLENTY)
         assert ready.repository.peel([base, tag, nested]) == {tag: base, nested: base}
 
     def test_recovering_a_sound_repository_changes_nothing(self, ready):

@@ -16,6 +16,7 @@ from mirror_sync.errors import LeaseLost
 from mirror_sync.ports import Clock, Inspection, PublishRequest, View
 from mirror_sync.repos import Repositories, Repository
 from tests.support.raw_history import History
+from tests.support.staging import stage_pack
 
 NAME = MirrorName("git.example.org/acme/model")
 MAIN = RefName("refs/heads/main")
@@ -47,7 +48,7 @@ class DiskMirror:
 
     def stage(self, *tips: str, haves: Sequence[str] = ()) -> None:
         with self.repository.lock():
-            self.repository.stage_pack([self.history.pack(tips, haves=haves)], max_bytes=PLENTY)
+            stage_pack(self.repository, [self.history.pack(tips, haves=haves)], max_bytes=PLENTY)
 
     def inspect(self, *tips: str, relaxed: Sequence[str] = ()) -> Inspection:
         with self.repository.lock():
@@ -64,7 +65,7 @@ class DiskMirror:
             missing = repository.missing(wanted.values())
             if missing:
                 haves = sorted(set(published.snapshot.tips.values()))
-                repository.stage_pack([self.history.pack(sorted(missing), haves=haves)], max_bytes=PLENTY)
+                stage_pack(repository, [self.history.pack(sorted(missing), haves=haves)], max_bytes=PLENTY)
                 found = repository.inspect(sorted(set(wanted.values())))
                 assert found.bad == {}, found
             repository.promote(sorted(set(wanted.values())))

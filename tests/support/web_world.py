@@ -37,6 +37,7 @@ from mirror_sync.domain.runs import KeptTip, NewMirror, Outcome, PublishIntent, 
 from mirror_sync.ports import PublishRequest
 from mirror_sync.testing.state import MemoryState
 from tests.support.daemon import free_port
+from tests.support.staging import stage_pack
 
 SECRET = "It's a Secret to Everybody"
 MAX_PACKS = 8
@@ -88,7 +89,7 @@ def publish_copy(app: App, name: MirrorName, source: str) -> RefSnapshot:
         repository.create(ObjectFormat(git("rev-parse", "--show-object-format").decode().strip()))
         if wanted:
             pack = git("pack-objects", "--revs", "--stdout", "-q", data="\n".join(wanted).encode() + b"\n")
-            repository.stage_pack([pack], max_bytes=1 << 40)
+            stage_pack(repository, [pack], max_bytes=1 << 40)
             assert not repository.inspect(wanted).bad
             repository.promote(wanted)
         repository.publish(PublishRequest(repository.next_view(), 0, snapshot, []), confirm=lambda: None)

@@ -26,6 +26,7 @@ from mirror_sync.repos.git import Git
 from tests.contract.filling_contract import FillingContract, breaking_off, goal_of
 from tests.support.disk_mirror import MAIN, PLENTY, DiskMirror
 from tests.support.kill_at import killed_at, steps_of
+from tests.support.staging import stage_pack
 from tests.support.upstream import GitUpstream
 
 
@@ -91,7 +92,7 @@ class DiskScene:
     def publish(self, tip: GitOid) -> None:
         repository = self.repository
         if repository.missing([tip]):
-            repository.stage_pack([self.pack([tip])], max_bytes=PLENTY)
+            stage_pack(repository, [self.pack([tip])], max_bytes=PLENTY)
         assert repository.inspect([tip]).bad == {}
         repository.promote([tip])
         published = repository.published()
@@ -533,7 +534,7 @@ def test_many_packs_are_joined_on_the_way_and_nothing_is_lost(scene, monkeypatch
     packs = scene.repository.layout.stage_packs
     with scene.repository.lock():
         held = scene.chain(1)
-        scene.repository.stage_pack([scene.pack(held)], max_bytes=PLENTY)
+        stage_pack(scene.repository, [scene.pack(held)], max_bytes=PLENTY)
         filling = scene.repository.filling()
         filling.begin(Goal(scene.object_format, tips))
         most = 0

@@ -9,6 +9,7 @@ from mirror_sync.domain.refs import ObjectFormat, RefSnapshot
 from mirror_sync.ports import PublishRequest
 from mirror_sync.repos.fsck import BENIGN, HARMFUL, understood
 from tests.support.disk_mirror import MAIN, PLENTY, DiskMirror
+from tests.support.staging import stage_pack
 
 LEGACY = {
     "badTimezone": "author A <a@b> 1700000000 +051800",
@@ -159,8 +160,10 @@ def test_an_object_git_cannot_parse(mirror):
     unwalkable = mirror.commit(tree=nameless)
     listed = history.git("rev-list", "--objects", "--no-object-names", good, evil, old).decode().split()
     with mirror.repository.lock():
-        mirror.repository.stage_pack(
-            [history.pack_of([*listed, bogus, nameless, unwalkable, history.blob(b"x")])], max_bytes=PLENTY
+        stage_pack(
+            mirror.repository,
+            [history.pack_of([*listed, bogus, nameless, unwalkable, history.blob(b"x")])],
+            max_bytes=PLENTY,
         )
     found = mirror.inspect(good, bogus, evil, old, unwalkable)
     assert set(found.bad) == {bogus, evil, unwalkable}
@@ -217,7 +220,7 @@ def test_missing_blobs_trees_and_parents_are_told_per_tip(mirror):
         history.git("rev-parse", f"{no_parent}:counter").decode().strip(),
     ]
     with mirror.repository.lock():
-        mirror.repository.stage_pack([history.pack_of(dict.fromkeys(wanted))], max_bytes=PLENTY)
+        stage_pack(mirror.repository, [history.pack_of(dict.fromkeys(wanted))], max_bytes=PLENTY)
     found = mirror.inspect(whole, no_parent, no_blob, no_tree, module, tag)
     assert set(found.bad) == {no_parent, no_blob, no_tree, tag}
     publish_staged(mirror, main=whole, module=module)

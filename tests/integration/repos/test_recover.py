@@ -15,6 +15,7 @@ from mirror_sync.domain.runs import KeptTip, RunId
 from mirror_sync.errors import GitFailed, LeaseLost, RepositoryDamaged
 from tests.support.disk_mirror import MAIN, PLENTY, DiskMirror
 from tests.support.kill_at import killed_at, steps_of
+from tests.support.staging import stage_pack
 
 TAG = "refs/tags/v1"
 
@@ -275,7 +276,7 @@ def test_kill_inside_git_while_it_indexes(mirror, tmp_path):
         yield data[len(data) // 2 :]
 
     with repository.lock(), pytest.raises(GitFailed) as caught:
-        repository.stage_pack(chunks(), max_bytes=PLENTY)
+        stage_pack(repository, chunks(), max_bytes=PLENTY)
     assert caught.value.status == -signal.SIGKILL
     assert mirror.loose_ends() == []
     mirror.publish({MAIN: big})

@@ -18,6 +18,7 @@ from mirror_sync.testing.clock import HandClock
 from tests.support.history import build_history, pointers_in
 from tests.support.pointers import OID, pointer_text
 from tests.support.raw_history import History
+from tests.support.staging import stage_pack
 from tests.support.tools import require
 
 COMMITS = 600
@@ -186,11 +187,11 @@ def test_a_stage_is_scanned_together_with_its_store(tmp_path: Path, history: His
     new = GitOid(history.commit(parents=(old,), files={"a": pointer(2)}))
     with repository.lock():
         repository.create(ObjectFormat.SHA1)
-        repository.stage_pack([history.pack([old])], max_bytes=2**30)
+        stage_pack(repository, [history.pack([old])], max_bytes=2**30)
         assert oids(list(repository.scan_pointers([old], scanned=[]))) == {f"{1:064x}"}
         repository.inspect([old])
         repository.promote([old])
         repository.discard_stage()
-        repository.stage_pack([history.pack([new], haves=[old])], max_bytes=2**30)
+        stage_pack(repository, [history.pack([new], haves=[old])], max_bytes=2**30)
         assert oids(list(repository.scan_pointers([new], scanned=[old]))) == {f"{2:064x}"}
         assert oids(list(repository.scan_pointers([new], scanned=[]))) == {f"{1:064x}", f"{2:064x}"}
