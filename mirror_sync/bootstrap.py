@@ -214,7 +214,12 @@ class App:
 
         url = parse_upstream_url(mirror.upstream)
         rule = self.access(url.netloc)
-        theirs = replace(rule, username=credential.username or rule.username, token=lambda: credential.password)
+        theirs = replace(
+            rule,
+            username=credential.username or rule.username,
+            token=lambda: credential.password,
+            stall_timeout=ASKING_SECONDS,
+        )
         HttpUpstream(
             url, rule=theirs, connections=self.connections, clock=self.clock, telemetry=self.telemetry
         ).observe(("HEAD",))
@@ -461,9 +466,13 @@ class App:
         enrolment.check_schedule(every, within)
         if class_name is not None:
             enrolment.check_class(class_name, self.settings.classes)
+        if visibility:  # before the class, which may be for more people than the old one
+            self.state.set_visibility(mirror.id, visibility)
+        if class_name is not None:
             self.state.set_class(mirror.id, class_name)
+        if visibility == "":
+            self.state.set_visibility(mirror.id, None)
         if visibility is not None:
-            self.state.set_visibility(mirror.id, visibility or None)
             self.state.mark_due(mirror.id, Trigger.OPERATOR)
         self.state.set_schedule(mirror.id, interval_seconds=every, objective_seconds=within)
         self.waker.poke()

@@ -18,6 +18,9 @@ from mirror_sync.ports import Clock, Credential, StateStore
 ASKED_AT_ONCE = 8
 """Questions to upstreams at the same time; whoever comes when all are taken waits, and is then sent away."""
 
+WAITING = 32
+"""All that ask or wait, so that questions never take the threads of everybody else."""
+
 WAIT_SECONDS = 10.0
 REMEMBERED = 10_000
 MOST_CREDENTIAL_CHARACTERS = 4096
@@ -44,6 +47,7 @@ class UpstreamsWord:
         self._known: OrderedDict[bytes, tuple[float, bool]] = OrderedDict()
         self._asking: dict[bytes, threading.Event] = {}
         self._places = threading.BoundedSemaphore(ASKED_AT_ONCE)
+        self._line = threading.BoundedSemaphore(WAITING)
 
     def remembered(self, mirror: Mirror, credential: Credential) -> bool | None:
         """Return what upstream said a short time ago; ``None`` when that is not known."""
@@ -58,6 +62,17 @@ class UpstreamsWord:
         if not _sendable(credential):
             return False
         name = self._name(mirror, credential)
+        known = self._remembered(name)
+        if known is not None:
+            return known
+        if not self._line.acquire(blocking=False):
+            raise Overloaded("too many ask upstreams who may read; ask again in a moment", retry_after=WAIT_SECONDS)
+        try:
+            return self._learnt(name, mirror, credential)
+        finally:
+            self._line.release()
+
+    def _learnt(self, name: bytes, mirror: Mirror, credential: Credential) -> bool:
         while True:
             with self._lock:
                 known = self._look(name)

@@ -55,7 +55,7 @@ class _Log(Logger):  # type: ignore[misc]  # gunicorn publishes no types
         if path in ("/healthz", "/readyz", "/metrics"):
             return
         file = environ.get(SENT_FILE)
-        about = {"mirror": environ.get(MIRROR), "token": environ.get(TOKEN)}
+        about = {"mirror": environ.get(MIRROR), "reader": environ.get(TOKEN)}
         logger("mirror_sync.access").info(
             "request_served",
             client=environ.get("REMOTE_ADDR", ""),

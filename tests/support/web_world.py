@@ -32,8 +32,18 @@ from mirror_sync.config import SecretFile, ServerSettings, ServeSettings, Settin
 from mirror_sync.domain.names import GitOid, LfsOid, MirrorName, RefName, ref_from_bytes
 from mirror_sync.domain.pointers import Pointer, PointerBlob
 from mirror_sync.domain.progress import Kind, Progress, Way
+from mirror_sync.domain.readers import token_digest
 from mirror_sync.domain.refs import Change, Hold, ObjectFormat, RefSnapshot
-from mirror_sync.domain.runs import KeptTip, NewMirror, Outcome, PublishIntent, RefJournalEntry, RunId, RunReport
+from mirror_sync.domain.runs import (
+    KeptTip,
+    NewMirror,
+    Outcome,
+    PublishIntent,
+    RefJournalEntry,
+    RunId,
+    RunReport,
+    Visibility,
+)
 from mirror_sync.ports import PublishRequest
 from mirror_sync.testing.state import MemoryState
 from tests.support.daemon import free_port
@@ -61,6 +71,7 @@ class MirrorSpec:
     paused: str | None = None
     removing: bool = False
     left_out: list[str] = field(default_factory=list)
+    visibility: str = ""
     progress: dict[str, Any] | None = None
     """A fetch or transfer under way, by the fields of :class:`Progress`; ``age`` says how long ago it was told of."""
 
@@ -140,7 +151,10 @@ class World(App):
 
     def add(self, name: str, spec: MirrorSpec) -> None:
         state, now = self.memory, self.clock.now()
-        mirror, _ = state.enrol(NewMirror(MirrorName(name), f"https://{name}", 600.0, 3600.0))
+        word = Visibility(spec.visibility) if spec.visibility else None
+        mirror, _ = state.enrol(NewMirror(MirrorName(name), f"https://{name}", 600.0, 3600.0, visibility=word))
+        if word is Visibility.TOKEN and state.token(token_digest(TOKEN)) is None:
+            state.add_token(token_digest(TOKEN), globs=["*"], expires_at=None, note="for the tests")
         lease = state.claim("w1", lease_seconds=60.0)
         assert lease is not None
         pointers = [

@@ -20,6 +20,7 @@ from mirror_sync.errors import (
     RateLimited,
     UpstreamGone,
     UpstreamInvalid,
+    UpstreamRefused,
     UpstreamUnavailable,
 )
 from mirror_sync.testing.clock import HandClock
@@ -50,6 +51,7 @@ class House:
         self.objects = MemoryObjectStore(self.clock)
         self.telemetry = ListedTelemetry()
         self.policy = Policy(jitter=0.0)
+        self.outside: Any = None
         self.mirror, _ = self.state.enrol(NewMirror(NAME, "https://upstream.example/acme/model", 600.0, 1800.0))
 
     def _pack(self, request: Any) -> list[bytes]:
@@ -62,6 +64,7 @@ class House:
             upstream=wrap(self.upstream),
             objects=wrap(self.objects),
             clock=self.clock,
+            outside=self.outside,
             parallel=OneByOne(),
             telemetry=self.telemetry,
         )
@@ -492,3 +495,98 @@ def test_a_crash_at_any_port_call_breaks_no_promise_and_the_next_run_converges(a
     assert mirror.known_behind_since is None
     assert {tip.ref for tip in house.state.kept_tips(house.mirror.id)} == {DEV, RefName("refs/heads/gone")}
     assert house.state.open_intent(house.mirror.id) is None
+
+
+# ------------------------------------------------------------ whether upstream shows it to everybody
+
+
+class Outside:
+    """The upstream as somebody without credentials sees it."""
+
+    def __init__(self) -> None:
+        self.answer: Exception | None = None
+        self.asked = 0
+
+    def observe(self, patterns: object, *, known_digest: str = "") -> None:
+        self.asked += 1
+        if self.answer is not None:
+            raise self.answer
+
+
+def test_without_a_credential_the_observation_itself_tells_who_sees_it(house: House) -> None:
+    house.offer(main=house.git.commit("one"))
+    house.run()
+    assert house.now().shown_upstream is True
+    for error, shown in (
+        (UpstreamGone(for_everybody=True), True),
+        (UpstreamUnavailable(), True),
+        (UpstreamGone(), False),
+        (UpstreamRefused(), False),
+        (UpstreamUnavailable(), False),
+        (None, True),
+        (UpstreamRefused(), False),
+    ):
+        house.upstream.observe_errors.append(error)
+        house.run()
+        assert house.now().shown_upstream is shown, error
+    assert house.served().tips
+
+
+def test_the_answer_that_closed_a_mirror_is_asked_for_again_soon_and_not_counted(house: House) -> None:
+    house.offer(main=house.git.commit("one"))
+    house.run()
+    due = []
+    for _ in range(5):
+        house.upstream.observe_errors.append(UpstreamGone())
+        house.run()
+        due.append((house.now().due_at - house.clock.now(), house.now().absent_answers, house.now().availability))
+        house.clock.advance(9 * 3600.0)
+    assert 0 < due[0][0] <= 600.0
+    assert [answers for _, answers, _ in due] == [0, 1, 2, 3, 4]
+    assert [word for _, _, word in due][2:4] == [Availability.PRESENT, Availability.GONE]
+    assert due[1][0] > 6 * 3600.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [(None, True), (UpstreamRefused(), False), (UpstreamGone(), False), (UpstreamUnavailable(), False)],
+)
+def test_with_a_credential_outsiders_are_asked_about_before_anything_is_served(
+    house: House, answer: Exception | None, shown: bool
+) -> None:
+    outside = Outside()
+    outside.answer = answer
+    house.outside = outside
+    house.offer(main=house.git.commit("one"))
+    noted: list[bool] = []
+    publish = house.state.intend
+
+    def watched(*arguments: object, **named: object) -> object:
+        noted.append(house.now().shown_upstream is shown)
+        return publish(*arguments, **named)  # type: ignore[arg-type]
+
+    house.state.intend = watched  # type: ignore[method-assign]
+    house.run()
+    assert (house.now().shown_upstream, noted, outside.asked) == (shown, [True], 1)
+
+
+def test_what_was_known_of_outsiders_stays_when_they_cannot_be_asked_about(house: House) -> None:
+    outside = Outside()
+    house.outside = outside
+    house.offer(main=house.git.commit("one"))
+    house.run()
+    outside.answer = UpstreamUnavailable()
+    house.run()
+    assert house.now().shown_upstream is True
+    outside.answer = UpstreamRefused()
+    house.run()
+    assert house.now().shown_upstream is False
+
+
+def test_outsiders_are_not_asked_about_where_nobody_is_served_by_it(house: House) -> None:
+    outside = Outside()
+    house.outside = outside
+    house.policy = replace(house.policy, public=False)
+    house.offer(main=house.git.commit("one"))
+    house.run()
+    assert (outside.asked, house.now().shown_upstream) == (0, False)
