@@ -151,8 +151,9 @@ def file_answer(mirror: Mirror, view: FileView, revision: Revision, entry: FileE
     response = answer_lfs(Target(mirror.name, Service.LFS_OBJECT, pointer.oid))
     if response.status_code >= 400 and response.status_code not in (412, 416):
         raise _not_given(response)
-    if "ETag" not in response.headers or response.status_code in (412, 416):
-        del headers["Cache-Control"]  # what is passed on while it arrives is not verified yet
+    verified = "ETag" in response.headers or "X-Accel-Redirect" in response.headers
+    if not verified or response.status_code in (412, 416):
+        del headers["Cache-Control"]  # what is passed on while it arrives is nothing to keep
     response.headers.update(headers)
     return response
 

@@ -168,6 +168,19 @@ def test_nginx_sends_objects_whole_and_in_parts(
     assert "X-Accel-Redirect" not in headers
 
 
+def test_files_keep_what_the_daemon_says_of_them(site: Site) -> None:
+    commit = site.repo.git("rev-parse", "main").strip()
+    for revision, cached in (("main", "public, max-age=60"), (commit, "public, max-age=31536000, immutable")):
+        for asked, start, end in ({}, 0, LARGE), ({"Range": "bytes=5-9"}, 5, 10):
+            _, headers, body = site.get(f"/{site.name}/resolve/{revision}/large.bin", **asked)
+            assert body == site.large[start:end]
+            assert (headers["X-Repo-Commit"], headers["Cache-Control"]) == (commit, cached)
+            assert (headers["ETag"], headers["X-Linked-Etag"]) == (f'"{site.oid}"', f'"{site.oid}"')
+            assert headers.get_all("Content-Security-Policy") == ["default-src 'none'; sandbox"]
+            assert headers["Content-Disposition"].startswith('attachment; filename="large.bin"')
+    assert "X-Repo-Commit" not in site.get()[1]
+
+
 def test_conditions_and_heads_are_the_daemons(site: Site) -> None:
     assert site.get(If_None_Match=f'"{site.oid}"')[0] == 304
     assert site.get(If_Match='"other"')[0] == 412

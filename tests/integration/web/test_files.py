@@ -12,11 +12,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from flask import Response
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from mirror_sync.config import ServeSettings
-from mirror_sync.web import create_app
+from mirror_sync.web import create_app, files
 from tests.support.pointers import pointer_text
 from tests.support.upstream import GitUpstream, UpstreamRepo
 from tests.support.web_world import MirrorSpec, World, make_world, oid_of
@@ -135,6 +136,16 @@ def test_an_lfs_file_that_is_not_here_says_why(client: FlaskClient) -> None:
     assert answer.status_code == 404
     assert answer.text.startswith("upstream itself lacks this object")
     assert "immutable" not in answer.headers["Cache-Control"]
+
+
+def test_what_is_passed_on_while_it_arrives_is_not_to_be_kept(
+    client: FlaskClient, tip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arriving = Response(b"abc", headers={"Cache-Control": "no-store"})
+    monkeypatch.setattr(files, "answer_lfs", lambda _target: arriving)
+    answer = get(client, f"{tip}/weights.bin")
+    assert (answer.data, answer.headers["Cache-Control"]) == (b"abc", "no-store")
+    assert answer.headers["X-Repo-Commit"] == tip
 
 
 @pytest.mark.parametrize(
