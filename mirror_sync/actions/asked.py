@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Sequence
 
-from mirror_sync.actions.history import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, OpenSources
+from mirror_sync.actions.history import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, OpenSources, next_size
 from mirror_sync.actions.transfer import TransferLimits, TransferReport, transfer
 from mirror_sync.domain.names import LfsOid
 from mirror_sync.domain.pointers import Pointer
@@ -124,19 +124,26 @@ class _Waiting:
 def _record(jobs: Sequence[LfsJob], report: TransferReport, *, state: StateStore, now: float) -> None:
     """Tell the queue what became of each object, and those who wait why one cannot be had."""
     if report.arrived:
-        state.lfs_arrived(sorted(report.arrived))
+        sizes = {job.oid: job.size for job in jobs if job.oid in report.arrived}
+        state.lfs_arrived(sorted(report.arrived), sizes=sizes)
     error = report.error
+    failed = {**report.known_missing, **report.failed}
+    claimed = state.lfs_sizes(jobs[0].mirror, sorted(failed)) if failed else {}
     for job in jobs:
         if job.oid in report.arrived:
             continue
-        known = job.oid in report.known_missing
-        code, message = report.known_missing.get(job.oid) or report.failed.get(job.oid) or ("", "")
+        code, message = failed.get(job.oid, ("", ""))
         until = now + FAILED_SECONDS
         if code and code != ObjectBusy.code:
+            then, last = next_size(job.size, claimed.get(job.oid, ()), tried=job.attempts)
             retry_at = now + min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(job.attempts, 10))
+            known = last and job.oid in report.known_missing
             state.lfs_failed(
-                job.mirror, job.oid, code=code, message=message[:500], known_missing=known, retry_at=retry_at
-            )
+                job.mirror, job.oid, code=code, message=message[:500], known_missing=known,
+                retry_at=retry_at if last else now, size=job.size, then=then,
+            )  # fmt: skip
+            if not last:  # another pointer of this object may be the true one: it is tried at once
+                continue
         elif not code:
             if error is None or isinstance(error, Interrupted | Preempted):
                 continue  # whoever still waits is still noted as waiting

@@ -321,7 +321,7 @@ def _pulled(pull: Pull, part: Part, headers: dict[str, str], release: Callable[[
 
 def _left_to_nginx(path: str, headers: dict[str, str]) -> Response:
     """Return the answer that nginx replaces by the file, or by the range of it that its client asked for."""
-    kept = {name: headers[name] for name in ("Cache-Control", "Content-Type")}
+    kept = {name: headers[name] for name in ("ETag", "Cache-Control", "Content-Type")}
     return Response(status=200, headers=kept | {"X-Accel-Redirect": path})
 
 

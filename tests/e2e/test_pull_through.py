@@ -59,6 +59,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "killed.bin": os.urandom(24 * MIB),
         "checkout.bin": os.urandom(3 * MIB),
         "refused.bin": b"refused" * 1000,
+        "lied.bin": os.urandom(8 * MIB),
     }
     with GitUpstream(base / "upstream") as upstream, Daemon(base / "mirror") as daemon:
         repo = upstream.create("acme/model")
@@ -137,6 +138,26 @@ def test_a_killed_worker_leaves_clients_with_right_bytes_or_a_broken_answer(site
     assert len(results) == 5
     # They need not even have noticed: the next worker goes on.
     assert (200, size, oid) in results
+
+
+def test_a_wrong_last_byte_fails_every_transfer(site: Site) -> None:
+    oid, _size = site.objects["lied.bin"]
+    data = (site.repo.lfs.directory / oid).read_bytes()
+    site.repo.lfs.replace(oid, data[:-1] + bytes([data[-1] ^ 1]))
+
+    def client(number: int) -> str:
+        try:
+            return str(fetched(site, site.path("lied.bin"), number)[0])
+        except http.client.IncompleteRead:
+            return "broken off"
+
+    with ThreadPoolExecutor(5) as pool:
+        answers = set(pool.map(client, range(5)))
+    # before the first byte it is said, after it the answer ends short of its length
+    assert answers <= {"broken off", "429", "503"}
+    status, body, _ = site.daemon.get(site.path("lied.bin"))
+    assert status == 404
+    assert b"MS-L422" in body
 
 
 def test_git_lfs_checks_out_what_is_not_here_yet(site: Site, tmp_path: Path) -> None:
