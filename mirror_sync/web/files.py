@@ -38,6 +38,8 @@ FOR_NOW: Final = "public, max-age=60"
 SANDBOX: Final = "default-src 'none'; sandbox"
 COMMIT: Final = "X-Repo-Commit"
 MOST_REVISION_WORDS: Final = 32
+SMALL_BYTES: Final = 64 * 1024
+"""What ends before so many bytes of a blob is sent at once, and takes no place among the streams."""
 
 _UNSAFE_IN_FILENAME = re.compile(r"[^A-Za-z0-9._+@=-]")
 
@@ -178,6 +180,10 @@ def _part(view: FileView, entry: FileEntry, size: int, *, etag: str, headers: di
     headers["Content-Length"] = str(part.end - part.start)
     if request.method == "HEAD" or part.end == part.start:
         return Response(iter(()), status=part.status, headers=headers)
+    if part.end <= SMALL_BYTES:
+        content = b"".join(view.blob(entry.oid, start=part.start, end=part.end))
+        backend().metrics.served_bytes(protocol="file", count=len(content))
+        return Response(content, status=part.status, headers=headers)
     body = _streamed(lambda: view.blob(entry.oid, start=part.start, end=part.end))
     return Response(body, status=part.status, headers=headers)
 

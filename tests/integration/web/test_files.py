@@ -225,11 +225,14 @@ def test_a_full_house_asks_to_come_again_and_places_come_back(world: World, monk
     monkeypatch.setattr(world, "settings", replace(world.settings, serve=ServeSettings(max_streams=1)))
     client = create_app(world).test_client()
     first = client.get(f"/{NAME}/resolve/main/data/part", buffered=False)
-    busy = get(client, "main/README.md")
-    assert (busy.status_code, busy.headers["Retry-After"]) == (429, "30")
-    assert get(client, "main/README.md", method="HEAD").status_code == 200
+    for path in ("main/data/part", "main/weights.bin"):
+        busy = get(client, path)
+        assert (busy.status_code, busy.headers["Retry-After"]) == (429, "30")
+        assert "as many clients as it can" in busy.text
+    assert get(client, "main/data/part", method="HEAD").status_code == 200
+    assert get(client, "main/README.md").data == b"hello\n"  # a small file is over before anybody could wait for it
     first.close()
-    assert get(client, "main/README.md").data == b"hello\n"
+    assert get(client, "main/data/part").data == TEXT
 
 
 # ---------------------------------------------------------------- checksums
