@@ -68,6 +68,7 @@ class Gate:
         self.needs: dict[GitOid, list[TipNeed]] = {}
         # By pointer, not by oid: two may claim different sizes for one object, and a client is refused the wrong one.
         self.absent: dict[Pointer, tuple[str, str]] = {}
+        self.pointers: set[Pointer] = set()
         self.here: set[Pointer] = set()
         self.behind: set[Pointer] = set()
         """What is being fetched outside this run; it calls us when it is here."""
@@ -93,10 +94,11 @@ class Gate:
             wanted = [need for need in needs if selection.takes_size(need.pointer.size)]
             if wanted:
                 self.needs[tip] = wanted
-        pointers = {need.pointer for needs in self.needs.values() for need in needs}
+        pointers = self.pointers = {need.pointer for needs in self.needs.values() for need in needs}
         for oid in {pointer.oid for pointer in pointers}:
             run.world.objects.touch(oid)  # restarts the grace of what this run is about to rely on
         self._arrived(pointers)
+        self._find_wrong_sizes()
         if len(self.here) < len(pointers):
             claimed = run.world.state.lfs_claimed(run.mirror.id)
             # What a lane has in hand and is small is here in a moment, and worth waiting for.
@@ -111,6 +113,26 @@ class Gate:
             sizes = {pointer.oid: pointer.size for pointer in fresh}
             self.run.world.state.lfs_arrived(sorted(sizes), sizes=sizes, told_by=self.run.mirror.id)
             self.here |= fresh
+            for pointer in self.pointers - self.here:
+                if pointer.oid in sizes:
+                    self._is_wrong(pointer, sizes[pointer.oid])
+
+    def _find_wrong_sizes(self) -> None:
+        """Leave alone what is here in a size that another pointer of the mirror claims: that one is the true one."""
+        objects, here = self.run.world.objects, {}
+        for pointer in self.pointers - self.here - self.absent.keys():
+            size = objects.size(pointer.oid)
+            if size is not None:
+                here[pointer] = size
+        claimed = self.run.world.state.lfs_sizes(self.run.mirror.id, [pointer.oid for pointer in here]) if here else {}
+        for pointer, size in here.items():
+            if size in claimed.get(pointer.oid, ()):
+                self._is_wrong(pointer, size)
+
+    def _is_wrong(self, pointer: Pointer, size: int) -> None:
+        text = f"the pointer is wrong: this object has {size} bytes, not {pointer.size}, and no other can have its name"
+        self.absent[pointer] = (WRONG_SIZE, text)
+        self._lacking.clear()
 
     def lacking(self, name: RefName) -> list[Pointer]:
         """Return the LFS objects that forbid this ref to move."""
@@ -242,10 +264,8 @@ class Gate:
             if pointer in self.here:
                 continue
             code, message = failed.get(pointer.oid, ("", ""))
-            if pointer.oid in report.arrived:
-                self._look_at_size(pointer, sound=True)
-            elif code in KNOWN_MISSING_CODES | UNHAD:
-                self._look_at_size(pointer, sound=False)
+            if code in KNOWN_MISSING_CODES | UNHAD:
+                self._look_at_size(pointer)
             if not code:
                 continue
             self.absent.setdefault(pointer, (code, message))
@@ -283,22 +303,21 @@ class Gate:
                 code=code,
             )
 
-    def _look_at_size(self, pointer: Pointer, *, sound: bool) -> None:
+    def _look_at_size(self, pointer: Pointer) -> None:
         """Say of an object that could not be had what forbids it for ever: that it is here, in another size.
 
-        Unless it is known to be ``sound``, it is read before a ref moves because of that.
+        No other pointer has that size, so it is read before a ref moves because of it.
         """
         run, size = self.run, self.run.world.objects.size(pointer.oid)
         if size is None or size == pointer.size:
             return
-        if run.policy.publish_known_missing and not sound:
+        if run.policy.publish_known_missing:
             try:
                 if not run.world.objects.verify(pointer.oid, stop=run.stop) or run.stop.is_set():
                     return
             except NotFound:  # evicted since
                 return
-        text = f"the pointer is wrong: this object has {size} bytes, not {pointer.size}, and no other can have its name"
-        self.absent[pointer] = (WRONG_SIZE, text)
+        self._is_wrong(pointer, size)
 
     def publish_ready(self, *, first: bool = False) -> None:
         """Publish every waiting ref that may move now; on a first fill the default branch is in the first publish."""

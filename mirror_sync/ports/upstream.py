@@ -84,7 +84,8 @@ class LfsBody(Protocol):
     def chunks(self) -> Iterator[bytes]:
         """Yield pieces of up to 1 MiB; raise :class:`UpstreamUnavailable` when the stream breaks or stalls.
 
-        Never yields past the object's size as the pointer states it: more raises :class:`UpstreamInvalid`.
+        Never yields past the object's size as the pointer states it: more raises
+        :class:`UpstreamInvalid`, and so does a whole answer that is shorter and says so.
         """
 
     def close(self) -> None:

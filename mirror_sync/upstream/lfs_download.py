@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from mirror_sync.domain.names import printable
@@ -19,6 +20,9 @@ from mirror_sync.upstream.connections import Answer
 from mirror_sync.upstream.download import CONTENT_RANGE, follow
 from mirror_sync.upstream.lfs_batch import safe_header
 from mirror_sync.upstream.place import Place
+
+UNSATISFIED = re.compile(r"bytes \*/(\d{1,19})\Z")
+"""What a server says that has nothing of the range asked for."""
 
 PAGES = frozenset({"text/html", "application/xhtml+xml", "application/json", "application/xml", "text/xml"})
 """What is sent to people who are to sign in, and to programs instead of an error's status."""
@@ -50,6 +54,10 @@ class HttpLfsBody:
                     return
                 at += len(piece)
                 yield piece
+            if self._whole and self._answer.headers.get("content-length", "").strip() == str(at) != str(self._stop):
+                raise UpstreamInvalid(
+                    f"{host} sends fewer bytes than the LFS object has", why=f"{at}; its pointer says {self._stop}"
+                )
             if at < self._stop:
                 raise UpstreamUnavailable(
                     f"{host} broke off in the middle of an LFS object", why=f"{at} of {self._stop} bytes are here"
@@ -88,7 +96,7 @@ def open_object(place: Place, pointer: Pointer, action: LfsAction, *, start: int
 def _opened(place: Place, answer: Answer, pointer: Pointer, *, start: int, end: int) -> HttpLfsBody:
     host = answer.target.netloc
     if answer.status not in (200, 206):
-        raise _refusal(place, answer)
+        raise _refusal(place, answer, pointer)
     raw = answer.headers.get("content-range", "").strip()
     match = CONTENT_RANGE.match(raw)
     if match is None:
@@ -107,9 +115,7 @@ def _opened(place: Place, answer: Answer, pointer: Pointer, *, start: int, end: 
     # Some servers answer a range with 200; what they say of the range counts, not the status.
     first, last, total = int(match[1]), int(match[2]), match[3]
     if total not in ("*", str(pointer.size)):
-        raise UpstreamInvalid(
-            f"{host} has another LFS object than the one asked for", why=f"it has {total} bytes, not {pointer.size}"
-        )
+        raise _other_size(host, total, pointer)
     if first != start or last < first or last >= pointer.size:
         raise UpstreamInvalid(
             f"{host} sends another part of an LFS object than asked for",
@@ -118,7 +124,13 @@ def _opened(place: Place, answer: Answer, pointer: Pointer, *, start: int, end: 
     return HttpLfsBody(answer, start=first, stop=min(end, last + 1), whole=False)
 
 
-def _refusal(place: Place, answer: Answer) -> MirrorSyncError:
+def _other_size(host: str, total: str, pointer: Pointer) -> UpstreamInvalid:
+    return UpstreamInvalid(
+        f"{host} has another LFS object than the one asked for", why=f"it has {total} bytes, not {pointer.size}"
+    )
+
+
+def _refusal(place: Place, answer: Answer, pointer: Pointer) -> MirrorSyncError:
     host, status = answer.target.netloc, answer.status
     body, now = answer.head_of_body(), place.connections.clock.now()
     if status in (400, 401) or (status == 403 and wait_until(answer.headers, now) is None):
@@ -131,6 +143,9 @@ def _refusal(place: Place, answer: Answer) -> MirrorSyncError:
     if status in (404, 410):
         return ObjectMissingUpstream(f"{host} has not got the LFS object that it offered", why=f"HTTP {status}")
     if status == 416:
+        told = UNSATISFIED.match(answer.headers.get("content-range", "").strip())
+        if told is not None and told[1] != str(pointer.size):
+            return _other_size(host, told[1], pointer)
         return UpstreamInvalid(
             f"{host} refuses the part asked for of an LFS object",
             why=f"HTTP 416, Content-Range {printable(answer.headers.get('content-range', 'missing')[:80])}",

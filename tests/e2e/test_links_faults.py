@@ -25,7 +25,7 @@ from tests.support.compare import objects_of, refs_of, upstream_refs
 from tests.support.crash_world import LEFT_BEHIND
 from tests.support.lies import PAGE
 from tests.support.mirroring import configuration, view_of
-from tests.support.upstream import GitUpstream
+from tests.support.upstream import GitUpstream, pointer_text
 
 HOUR = 3600.0
 FETCH = "POST /acme/model[^ ]*/git-upload-pack"
@@ -267,6 +267,27 @@ def test_row_31_lfs_bytes_that_are_wrong_for_good_hold_their_ref_alone(scene: Sc
     assert len(scene.up.seen(oid)) >= 2
     assert not (scene.directory / "lfs" / "objects" / oid[:2] / oid[2:4] / oid).exists()
     scene.repo.lfs.replace(oid, data)
+    scene.assert_converges()
+
+
+@pytest.mark.parametrize("wrong_by", [-30_000, 1_000])
+@pytest.mark.parametrize("liar", ["main", "dev"])
+def test_row_31_a_pointer_that_claims_another_size_holds_its_ref_alone(scene: Scene, liar: str, wrong_by: int) -> None:
+    data, honest = os.urandom(100_000), "dev" if liar == "main" else "main"
+    oid, size = scene.repo.lfs.put(data)
+    scene.repo.commit({"README": "wrong", "b.bin": pointer_text(oid, size + wrong_by)}, branch=liar)
+    moved = scene.repo.commit({"README": "true"}, lfs={"b.bin": data}, branch=honest)
+    scene.sync()  # which may have tried the wrong one before the true one came
+    assert scene.served() == scene.before | {f"refs/heads/{honest}": moved}
+    scene.up.requests.clear()
+    report = scene.sync()
+    assert (report.outcome, report.code) == (Outcome.HELD, "MS-H004")
+    assert scene.served() == scene.before | {f"refs/heads/{honest}": moved}
+    assert scene.up.seen(oid) == [], "what nobody can have is not asked for"
+    (hold,) = scene.state().holds
+    assert (hold.name, hold.code) == (f"refs/heads/{liar}", "MS-H004")
+    assert "the pointer is wrong: this object has 100000 bytes" in hold.reason
+    scene.repo.commit({"b.bin": pointer_text(oid, size)}, branch=liar)
     scene.assert_converges()
 
 

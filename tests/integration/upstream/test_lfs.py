@@ -188,7 +188,10 @@ def test_more_than_asked_for_never_passes(up, repo, pointer):
 
 def test_less_than_promised_is_a_break(up, repo, pointer):
     up.fault(GET, rewrite=lambda body: body[:-1])
-    with client(repo.url) as upstream, pytest.raises(UpstreamUnavailable, match="broke off"):
+    with client(repo.url) as upstream, pytest.raises(UpstreamInvalid, match="fewer bytes"):
+        read(upstream, pointer)
+    up.fault(GET, cut_after=1000)
+    with client(repo.url) as upstream, pytest.raises(UpstreamUnavailable):
         read(upstream, pointer)
 
 
@@ -244,6 +247,17 @@ def test_a_refused_download(up, repo, pointer, status, headers, kind, code):
     with client(repo.url) as upstream, pytest.raises(kind) as caught:
         read(upstream, pointer)
     assert (type(caught.value), caught.value.code) == (kind, code)
+
+
+def test_a_server_that_has_the_object_in_another_size_says_so(up, repo, pointer):
+    other = Pointer(pointer.oid, pointer.size + 10)
+    with client(repo.url) as upstream:
+        with pytest.raises(UpstreamInvalid, match="fewer bytes"):
+            read(upstream, other)
+        for start in (pointer.size, 5):
+            with pytest.raises(UpstreamInvalid, match=f"it has {pointer.size} bytes, not {other.size}") as caught:
+                read(upstream, other, start=start, end=other.size)
+            assert caught.value.code == "MS-U502"
 
 
 def test_an_expired_action_asks_for_a_new_batch(up, repo, pointer):

@@ -438,7 +438,9 @@ def test_a_ref_whose_pointer_claims_a_size_that_its_object_has_not_is_held_and_s
     house.offer(**{liar: wrong, honest: house.git.commit("truth", files={"w": true})})
     house.run()
     house.clock.advance(700.0)
+    asked = len(house.upstream.batches)
     house.run()
+    assert len(house.upstream.batches) == asked, "what nobody can have is not asked for"
     code, reason = house.holds()[f"refs/heads/{liar}"]
     assert code == "MS-H004"
     assert "a/w" in reason
