@@ -65,13 +65,14 @@ class FileView(Protocol):
         """
 
     def checksums(
-        self, commit: GitOid, *, resolves: Callable[[Sequence[Pointer]], Collection[Pointer]]
+        self, commit: GitOid, *, resolves: Callable[[Sequence[Pointer]], Collection[Pointer]], client: str = ""
     ) -> Iterator[bytes]:
         """Return the lines of ``sha256sum`` for every file of a commit; closing the iterator ends it and this view.
 
         For an LFS file that is the object's own, whether or not the object is here;
         ``resolves`` says which pointers that no attributes mark stand for an object too.
-        Links and submodules are left out.
+        Links and submodules are left out.  Few lists are computed at a time, and one for
+        each ``client``.
         """
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ from typing import IO, Final, Self
 
 from mirror_sync.domain.names import GitOid
 from mirror_sync.errors import GitFailed, RepositoryDamaged
-from mirror_sync.repos.git import PIPE, Child, Git
+from mirror_sync.repos.git import DEADLINE_SECONDS, PIPE, Child, Git
 
 BATCH: Final = 4096
 """Objects asked for before their answers are read."""
@@ -27,10 +27,11 @@ class ObjectReader:
     """Reads objects of one repository by id; a context manager around one git child.
 
     Asks by object id only: asked by name, a long-lived ``cat-file`` can answer stale.
+    After ``timeout`` seconds the child is killed, and reading raises :class:`EOFError`.
     """
 
-    def __init__(self, git: Git) -> None:
-        self._child: Child = git.stream(["cat-file", "--batch-command", "--buffer"], stdin=PIPE)
+    def __init__(self, git: Git, *, timeout: float = DEADLINE_SECONDS) -> None:
+        self._child: Child = git.stream(["cat-file", "--batch-command", "--buffer"], stdin=PIPE, timeout=timeout)
 
     def __enter__(self) -> Self:
         self._child.__enter__()

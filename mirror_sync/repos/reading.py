@@ -39,8 +39,11 @@ from mirror_sync.repos.views import held_view
 READERS: Final = 8
 """Git children that look things up or send a blob at the same time."""
 
-SUMMERS: Final = 1
-"""Checksum lists computed at the same time: each reads a whole commit."""
+SUMMERS: Final = 2
+"""Checksum lists computed at the same time, each for another client: each reads a whole commit."""
+
+MOST_SUMS: Final = 2_000_000
+"""Files of a list.  A few trees that name each other can stand for more files than there is time."""
 
 WAIT_SECONDS: Final = 60.0
 """How long a question waits for its turn; whoever asks for a file asks again."""
@@ -95,7 +98,7 @@ class GitFiles:
         self._git_dir = git_dir
         self.memory_bytes = child_memory_bytes(child_memory)
         self.turns = Turns(readers, wait_seconds=wait_seconds)
-        self.list_turns = Turns(SUMMERS, wait_seconds=LIST_WAIT_SECONDS)
+        self.list_turns = Turns(SUMMERS, wait_seconds=LIST_WAIT_SECONDS, per_client=1)
         self.known = _Remembered()
         self.lists = _Lists()
 
@@ -301,22 +304,24 @@ class GitFileView:
             return _Owned(_blob(self._git, oid, start, end, turn), stack.pop_all())
 
     def checksums(
-        self, commit: GitOid, *, resolves: Callable[[Sequence[Pointer]], Collection[Pointer]]
+        self, commit: GitOid, *, resolves: Callable[[Sequence[Pointer]], Collection[Pointer]], client: str = ""
     ) -> Iterator[bytes]:
         """Return the lines of ``sha256sum``; see the port."""
         known = self._files.lists.get((self._name, commit))
         if known is not None:
             return _Owned(iter([known] if known else []), self._held.pop_all())
-        turn = _taken(self._files.list_turns)
+        turn = _taken(self._files.list_turns, client=client)
         with contextlib.ExitStack() as stack:
             stack.callback(turn.end)
             stack.push(self._held.pop_all())
-            return _Owned(self._sums(commit, resolves), stack.pop_all())
+            return _Owned(self._sums(commit, resolves, turn), stack.pop_all())
 
-    def _sums(self, commit: GitOid, resolves: Callable[[Sequence[Pointer]], Collection[Pointer]]) -> Iterator[bytes]:
+    def _sums(
+        self, commit: GitOid, resolves: Callable[[Sequence[Pointer]], Collection[Pointer]], turn: Turn
+    ) -> Iterator[bytes]:
         kept: list[bytes] | None = []
-        size = 0
-        with ObjectReader(self._git) as reader:
+        size = count = 0
+        with ObjectReader(self._git, timeout=STREAM_SECONDS) as reader:
             place = _Place(reader)
             root = place.find(commit, b"")
             assert root is not None
@@ -327,11 +332,16 @@ class GitFileView:
                 resolved = resolves(doubtful) if doubtful else ()
                 if doubtful:
                     kept = None  # what is here may change, so the list may
+                count += len(step)
+                if count > MOST_SUMS:
+                    raise UsageError(f"{commit} has more than {MOST_SUMS} files, too many for a list of checksums")
                 piece = _lines(reader, files, resolved)
                 size += len(piece)
                 if kept is not None:
                     kept = [*kept, piece] if size <= _LIST_BYTES else None
+                turn.handed_at = time.monotonic()
                 yield piece
+                turn.handed_at = 0.0
         if kept is not None:
             self._files.lists.put((self._name, commit), b"".join(kept))
 
@@ -347,8 +357,11 @@ class GitFileView:
 
     @contextlib.contextmanager
     def _reader(self) -> Iterator[ObjectReader]:
-        with self._turn(), ObjectReader(self._git) as reader:
-            yield reader
+        try:
+            with self._turn(), ObjectReader(self._git, timeout=LOOKUP_SECONDS) as reader:
+                yield reader
+        except EOFError as error:
+            raise GitFailed(f"git cat-file ended early, or did not end in {LOOKUP_SECONDS:.0f} s") from error
 
 
 @dataclass(slots=True)
@@ -447,9 +460,9 @@ class _Place:
         return Attributes({directory: text for (directory, _), text in zip(context, contents, strict=True)}, work=work)
 
 
-def _taken(turns: Turns) -> Turn:
+def _taken(turns: Turns, *, client: str = "") -> Turn:
     try:
-        return turns.take()
+        return turns.take(client=client)
     except Overloaded as error:
         raise Overloaded(
             "Too many files are being read here; ask again in a moment.", retry_after=error.retry_after

@@ -204,10 +204,14 @@ def _checksums(mirror: Mirror, view: FileView, revision: Revision) -> Response:
     if request.method == "HEAD":
         return Response(iter(()), headers=headers)
 
+    client = client_of(request)
+
     def resolves(pointers: Sequence[Pointer]) -> Collection[Pointer]:
         return standing_for(mirror, pointers)
 
-    return Response(_streamed(lambda: view.checksums(revision.commit, resolves=resolves)), headers=headers)
+    return Response(
+        _streamed(lambda: view.checksums(revision.commit, resolves=resolves, client=client)), headers=headers
+    )
 
 
 def _streamed(begin: Callable[[], Iterator[bytes]]) -> Stream:

@@ -11,7 +11,7 @@ import pytest
 from mirror_sync.domain.names import GitOid, RefName
 from mirror_sync.domain.pointers import Pointer
 from mirror_sync.domain.trees import EntryKind, FileEntry
-from mirror_sync.errors import Overloaded, UsageError
+from mirror_sync.errors import GitFailed, Overloaded, UsageError
 from mirror_sync.ports import FileView, Revision
 from mirror_sync.repos import reading
 from mirror_sync.repos.reading import GitFiles
@@ -355,3 +355,28 @@ def test_a_list_is_computed_once_unless_it_may_change(made: Made) -> None:
         lines = b"".join(view.checksums(GitOid(made.tip), resolves=lambda pointers: pointers))
     assert f"{OBJECT.oid}  text.ptr\n".encode() in lines
     assert files.lists.get((NAME, GitOid(made.tip))) is None
+
+
+def test_trees_that_stand_for_endless_files_are_left_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = History(tmp_path / "upstream")
+    tree = history.tree([("100644", b"f", history.blob(b"f\n"))])
+    for _ in range(12):
+        tree = history.tree([("40000", b"%d" % number, tree) for number in range(10)])
+    tip = GitOid(history.commit("bomb", tree=tree))
+    publish(tmp_path / "git", history, {"refs/heads/main": tip})
+    files = GitFiles(tmp_path / "git", wait_seconds=5.0)
+    with opened(files) as view:
+        page = view.listing(tip, b"", recursive=True, limit=50)
+        assert page is not None
+        assert len(page) == 50
+        assert view.listing(tip, b"", recursive=True, after=page[-1].sort_key, limit=1) != page[:1]
+    monkeypatch.setattr(reading, "MOST_SUMS", 1000)
+    for _ in range(2):
+        with opened(files) as view, pytest.raises(UsageError, match="too many"):
+            b"".join(view.checksums(tip, resolves=lambda pointers: pointers, client="somebody"))
+
+
+def test_a_lookup_that_does_not_end_is_ended(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "LOOKUP_SECONDS", 0.0)
+    with opened(GitFiles(made.git_dir)) as view, pytest.raises(GitFailed, match=r"did not end|ran longer"):
+        view.listing(GitOid(made.tip), b"", recursive=True, limit=5000)
