@@ -218,7 +218,7 @@ def overview(
         return [mirror_document(mirror, now, rules) for mirror in seen]
 
     attention: dict[str, Document] = {}
-    for which in ATTENTION:
+    for which in (MirrorFilter(closed_by=rules), *ATTENTION):
         room = ATTENTION_LIMIT - len(attention)
         if room <= 0:
             break

@@ -11,7 +11,7 @@ from typing import Protocol
 from mirror_sync.domain.names import GitOid, LfsOid, MirrorName, RefName
 from mirror_sync.domain.pointers import Pointer, PointerBlob
 from mirror_sync.domain.progress import Progress
-from mirror_sync.domain.readers import Audience, CloneToken, TokenId
+from mirror_sync.domain.readers import Audience, CloneToken, TokenId, Visibilities
 from mirror_sync.domain.runs import (
     Delivery,
     KeptTip,
@@ -46,6 +46,8 @@ class MirrorFilter:
     """Only mirrors of which progress was told last, inside a run or behind; its time says whether it still moves."""
     class_name: str = ""
     """Only mirrors of this class."""
+    closed_by: Visibilities | None = None
+    """Only public mirrors, as these rules and their own words have it, that upstream does not show to everybody."""
     audience: Audience | None = None
     """Only mirrors that may be named to this audience.
 

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, case, delete, fun
 
 from mirror_sync.domain.deliveries import repository_key
 from mirror_sync.domain.names import MirrorName, printable
-from mirror_sync.domain.readers import Audience
+from mirror_sync.domain.readers import Audience, Visibilities
 from mirror_sync.domain.runs import LAG_BOUNDS, Activity, LfsCounts, Mirror, MirrorId, NewMirror, Trigger, Visibility
 from mirror_sync.domain.standing import Due, earliest
 from mirror_sync.errors import NotFound, Preempted
@@ -123,6 +123,9 @@ class Mirrors(Calls):
             query = query.where(m.progress.is_not(None))
         if which.class_name:
             query = query.where(m["class"] == which.class_name)
+        if which.closed_by is not None:
+            public = _visibility(which.closed_by) == Visibility.PUBLIC.value
+            query = query.where(public, m.shown_upstream.is_(False))
         if which.audience is not None:
             query = query.where(self._told_to(which.audience))
         if which.activity:
@@ -144,10 +147,7 @@ class Mirrors(Calls):
 
     def _told_to(self, audience: Audience) -> ColumnElement[bool]:
         """Return which mirrors may be named to an audience, as far as rows tell: what is declared is not in them."""
-        of_class = {name: word.value for name, word in audience.rules.classes.items()}
-        of_class[""] = audience.rules.general.value
-        shared = case(of_class, value=m["class"], else_=Visibility.NONE.value)
-        word = case((m.visibility != "", m.visibility), else_=shared)
+        word = _visibility(audience.rules)
         everybody = or_(
             word == Visibility.OPEN.value,
             and_(word == Visibility.PUBLIC.value, m.shown_upstream.is_not(False)),
@@ -279,6 +279,14 @@ class Mirrors(Calls):
                     connection.execute(gone, [dict(zip(names, row, strict=True)) for row in rows])
             if len(rows) < FORGET_ROWS:
                 return
+
+
+def _visibility(rules: Visibilities) -> ColumnElement[str]:
+    """Return the visibility of a mirror, as far as rows tell."""
+    of_class = {name: word.value for name, word in rules.classes.items()}
+    of_class[""] = rules.general.value
+    shared = case(of_class, value=m["class"], else_=Visibility.NONE.value)
+    return case((m.visibility != "", m.visibility), else_=shared)
 
 
 def _totals(rows: list[tuple[Any, ...]]) -> Totals:

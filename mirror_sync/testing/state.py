@@ -92,6 +92,7 @@ class MemoryState(MemoryRuns, MemoryLfs):
                     and (waits_for_somebody(mirror) or not which.held)
                     and (mirror.progress is not None or not which.moving)
                     and which.class_name in {"", mirror.class_name}
+                    and (which.closed_by is None or which.closed_by.closes(mirror))
                     and (which.audience is None or which.audience.may_see(mirror))
                 ),
                 key=lambda mirror: mirror.name,
