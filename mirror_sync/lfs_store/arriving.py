@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from pathlib import Path
@@ -74,6 +75,10 @@ class FileArrival:
             fd = os.open(path, READING)
         except FileNotFoundError:
             return False
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                return False  # a symlink stands in its place: whoever brings the object replaces it
+            raise
         if self._fd >= 0 and os.path.samestat(os.fstat(fd), os.fstat(self._fd)):
             os.close(fd)
             return True

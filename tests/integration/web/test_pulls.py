@@ -6,17 +6,20 @@ import hashlib
 import http.client
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mirror_sync.clock import SystemClock
-from mirror_sync.domain.names import LfsOid
+from mirror_sync.domain.names import LfsOid, MirrorName
 from mirror_sync.domain.pointers import Pointer
 from mirror_sync.errors import ObjectCorrupt
 from mirror_sync.lfs_store import FileObjectStore
-from tests.support.web_world import MirrorSpec, Served, oid_of
+from mirror_sync.web import create_app, lfs
+from mirror_sync.web.pulls import Joined, Pulls
+from tests.support.web_world import MirrorSpec, Served, World, make_world, oid_of
 
 NAME = "git.example/acme/model"
 KIB = 1024
@@ -195,3 +198,105 @@ def test_a_head_and_a_range_beyond_the_end_fetch_nothing(served: Served, root: P
     assert (status, headers["Content-Range"]) == (416, f"bytes */{SIZE}")
     assert ask("GET", **{"If-None-Match": f'"{oid_of(LATE)}"'})[0] == 304
     connection.close()
+
+
+# ---------------------------------------------------------------- bounds, in this process
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with make_world(tmp_path, {NAME: MirrorSpec(queued=[GOOD, LATE, SMALL], known_missing=[LACKED])}) as world:
+        yield world
+
+
+def path_of(content: str) -> str:
+    return f"/{NAME}.git/info/lfs/objects/{oid_of(content)}"
+
+
+def test_a_client_that_would_wait_too_long_is_asked_to_come_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lfs, "FIRST_SECONDS", 0.3)
+    client = create_app(world).test_client()
+    for _ in range(world.settings.serve.max_streams + 1):  # each gives its place back
+        answer = client.get(path_of(GOOD))
+        assert answer.status_code == 429
+        assert int(answer.headers["Retry-After"]) > 0
+        assert "being fetched" in answer.get_data(as_text=True)
+    assert world.no_waker.pokes > 0
+    assert [job.oid for job in world.memory.lfs_asked()] == [oid_of(GOOD)]
+
+
+def test_what_can_be_fetched_is_offered_and_what_just_failed_is_not(world: World) -> None:
+    client = create_app(world).test_client()
+    mirror = world.memory.mirror(MirrorName(NAME))
+    asked = {
+        "operation": "download",
+        "objects": [{"oid": oid_of(text), "size": len(text)} for text in (GOOD, LATE, LACKED)]
+        + [{"oid": oid_of(SMALL), "size": 7}],
+    }
+
+    def told() -> list[str]:
+        answer = client.post(f"/{NAME}.git/info/lfs/objects/batch", json=asked).get_json()
+        return ["action" if "actions" in item else item["error"]["message"] for item in answer["objects"]]
+
+    good, late, lacked, of_another_size = told()
+    assert (good, late) == ("action", "action")
+    assert "upstream itself lacks" in lacked
+    assert "queued" in of_another_size
+    assert world.memory.lfs_asked() == [], "a batch alone fetches nothing"
+    until = world.clock.now() + 60.0
+    world.memory.lfs_ask_failed(mirror.id, LfsOid(oid_of(LATE)), code="MS-U503", message="no line", until=until)
+    assert "MS-U503: no line" in told()[1]
+    assert client.get(path_of(LATE)).status_code == 404
+    world.memory.set_paused(mirror.id, reason="holiday")
+    assert "queued" in told()[0]
+    assert client.get(path_of(GOOD)).status_code == 404
+
+
+def test_a_failure_met_while_waiting_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = create_app(world).test_client()
+    monkeypatch.setattr(world, "ask_lfs", lambda *_arguments, **_options: ("MS-U503", "no line"))
+    answer = client.get(path_of(GOOD))
+    assert answer.status_code == 503
+    assert "MS-U503: no line" in answer.get_data(as_text=True)
+    monkeypatch.setattr(world, "ask_lfs", lambda *_arguments, **_options: ("MS-L404", "gone"))
+    assert client.get(path_of(LATE)).status_code == 404
+
+
+def test_those_who_wait_leave_room_for_others_and_one_object_for_another(world: World) -> None:
+    mirror = world.memory.mirror(MirrorName(NAME))
+    streams = 64
+    world.settings = replace(world.settings, serve=replace(world.settings.serve, max_streams=streams))
+    waiting = Pulls(world)
+
+    def joined(content: str) -> list[Joined]:
+        found = []
+        while (one := waiting.join(mirror, pointer(content))) is not None:
+            found.append(one)
+        return found
+
+    first = joined(GOOD)
+    second = joined(LATE)
+    assert 50 <= len(first) < len(first) + len(second) == streams - streams // 8
+    first[0].leave()
+    first[0].leave()
+    assert len(joined(SMALL)) == 1
+    for one in (*first, *second):
+        one.leave()
+    assert len(joined(GOOD)) == len(first)
+
+
+def test_a_stalled_object_ends_the_answer_short_of_its_length(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mirror_sync.web.pulls.STALL_SECONDS", 0.3)
+    with world.objects.incomplete(pointer(GOOD)) as incomplete:
+        incomplete.write(0, GOOD[: 100 * KIB].encode())
+        incomplete.missing()
+        answer = create_app(world).test_client().get(path_of(GOOD), buffered=False)
+        assert answer.status_code == 200
+        assert answer.headers["Content-Length"] == str(SIZE)
+        got: list[bytes] = []
+        with pytest.raises(ConnectionResetError):
+            got.extend(answer.response)
+        assert b"".join(got) == GOOD[: 100 * KIB].encode()
+        answer.close()
