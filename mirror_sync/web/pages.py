@@ -137,7 +137,15 @@ def use() -> Response:
     name = example[0]["name"] if example else "github.com/acme/model"
     scheme = example[0]["upstream"].partition("://")[0] if example else "https"
     host = name.partition("/")[0]
-    return _page("use.html", base=public_base(), name=name, host=host, scheme=scheme, upstream=f"{scheme}://{host}")
+    return _page(
+        "use.html",
+        base=public_base(),
+        name=name,
+        host=host,
+        scheme=scheme,
+        upstream=f"{scheme}://{host}",
+        hub=bool(backend().settings.huggingface.hosts),
+    )
 
 
 @pages.get("/errors")

@@ -388,3 +388,11 @@ def test_a_list_of_files_is_cut_where_clients_know_it_is(client: FlaskClient, mo
     cut = client.get("/hf/api/models/acme/many").json
     assert cut is not None
     assert cut["siblings"] == whole["siblings"][:20]
+
+
+def test_the_page_for_users_shows_the_way(world: World, client: FlaskClient) -> None:
+    page = client.get("/use").text
+    assert "export HF_ENDPOINT=http://localhost/hf" in page
+    assert re.search(r"wget -c http://localhost/[^ ]+/resolve/HEAD/README\.md", page)
+    nobody = replace(world.settings, huggingface=HuggingFaceSettings(()))
+    assert "HF_ENDPOINT" not in create_app(other(world, nobody)).test_client().get("/use").text
