@@ -88,8 +88,6 @@ def _mirror(anything: str) -> Response:  # noqa: ARG001 - read from the wire, wh
     g.target = target
     if target is None:
         raise Refused(404, "No such mirror or page.")
-    if target.service in _LFS_SERVICES:
-        return answer_lfs(target)
     if target.service is not Service.PAGE:
         try:
             return _served(target)
