@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import http.client
 import json
 import os
+import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from mirror_sync.clock import SystemClock
+from mirror_sync.domain.names import LfsOid
+from mirror_sync.domain.pointers import Pointer
+from mirror_sync.errors import ObjectCorrupt
+from mirror_sync.lfs_store import FileObjectStore
 from tests.support.daemon import WITH_LFS, Daemon, free_port
 from tests.support.tools import require
-from tests.support.upstream import GitUpstream, UpstreamRepo, make_authority
+from tests.support.upstream import GitUpstream, TlsFiles, UpstreamRepo, make_authority
+from tests.support.web_world import MirrorSpec, Served, oid_of
 
 SHIPPED = Path(__file__).resolve().parents[2] / "nginx" / "mirror-sync.conf"
 HOST = "localhost"
@@ -58,7 +67,7 @@ class Site:
             connection.close()
 
 
-def arranged(site: Path, *, port: int, plain: int, behind: int, lfs: Path, certificate: Path, key: Path) -> str:
+def arranged(site: Path, *, port: int, plain: int, behind: int, lfs: Path, tls: TlsFiles) -> str:
     """Return the shipped configuration with what its comments say is to be changed."""
     text = SHIPPED.read_text()
     for shipped, ours in (
@@ -68,8 +77,8 @@ def arranged(site: Path, *, port: int, plain: int, behind: int, lfs: Path, certi
         ("listen 80", f"listen 127.0.0.1:{plain}"),
         ("listen [::]:443 ssl http2;", ""),
         ("listen [::]:80;", ""),
-        ("/etc/ssl/mirror-sync/fullchain.pem", str(certificate)),
-        ("/etc/ssl/mirror-sync/privkey.pem", str(key)),
+        ("/etc/ssl/mirror-sync/fullchain.pem", str(tls.certificate)),
+        ("/etc/ssl/mirror-sync/privkey.pem", str(tls.key)),
         ("/var/lib/mirror-sync/lfs/objects", str(lfs / "objects")),
     ):
         assert shipped in text, shipped
@@ -88,12 +97,12 @@ def arranged(site: Path, *, port: int, plain: int, behind: int, lfs: Path, certi
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    nginx = require("nginx")
+    require("nginx")
     require("openssl")
     base = tmp_path_factory.mktemp("nginx")
     large = os.urandom(LARGE)
     tls = make_authority(base / "ca").server(HOST, "127.0.0.1")
-    port, plain = free_port(), free_port()
+    port = free_port()
     with pytest.MonkeyPatch.context() as patch, GitUpstream(base / "upstream") as upstream:
         patch.setenv("MIRROR_SYNC__SERVER__TRUSTED_PROXIES", "1")
         patch.setenv("MIRROR_SYNC__SERVER__ACCEL_REDIRECT", "/_lfs/")
@@ -104,21 +113,33 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             daemon.start(repo.url)
             name = daemon.name(repo.url)
             daemon.published(name)
-            place = base / "front"
-            place.mkdir()
-            whole = arranged(
-                place, port=port, plain=plain, behind=daemon.port, lfs=daemon.directory / "lfs",
-                certificate=tls.certificate, key=tls.key,
-            )  # fmt: skip
-            front = subprocess.Popen([nginx, "-c", whole, "-p", str(place)], stderr=subprocess.PIPE, text=True)
-            site = Site(repo, daemon, name, port, tls.authority, large)
-            try:
+            with in_front(base / "front", tls, port=port, behind=daemon.port, lfs=daemon.directory / "lfs") as front:
+                site = Site(repo, daemon, name, port, tls.authority, large)
                 daemon.wait_until(lambda: front.poll() is None and site.get("/healthz")[0] == 200, "nginx answers")
                 yield site
-            finally:
-                front.terminate()
-                _, said = front.communicate(timeout=30)
-                print(said, (place / "error.log").read_text())
+
+
+@contextlib.contextmanager
+def in_front(place: Path, tls: TlsFiles, *, port: int, behind: int, lfs: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run nginx as it is shipped before what listens on the port ``behind``."""
+    place.mkdir()
+    whole = arranged(place, port=port, plain=free_port(), behind=behind, lfs=lfs, tls=tls)
+    front = subprocess.Popen([require("nginx"), "-c", whole, "-p", str(place)], stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 30
+        while not _listens(port) and front.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        yield front
+    finally:
+        front.terminate()
+        _, said = front.communicate(timeout=30)
+        log = place / "error.log"
+        print(said, log.read_text() if log.exists() else "")
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_git_and_git_lfs_clone_over_tls(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,13 +223,13 @@ def test_the_bytes_are_nginxs_and_its_location_is_nobodys(site: Site) -> None:
 def test_one_connection_serves_many_requests(site: Site) -> None:
     connection = site.connect()
     connection.connect()
-    socket = connection.sock
+    kept = connection.sock
     for step in range(5):
         connection.request("GET", site.path, headers={"Range": f"bytes={step}-{step + 99}"})
         assert connection.getresponse().read() == site.large[step : step + 100]
         connection.request("GET", "/healthz")
         assert connection.getresponse().read()
-    assert connection.sock is socket
+    assert connection.sock is kept
     connection.close()
 
 
@@ -234,3 +255,38 @@ def test_webhooks_pass_and_clients_are_known_by_their_own_address(site: Site) ->
     line = next(line for line in site.daemon.output().splitlines() if "/hooks/github" in line)
     assert "127.0.0.77" in line
     assert "203.0.113.9" not in line
+
+
+def test_what_is_on_its_way_passes_as_it_comes_and_breaks_off_when_it_was_wrong(tmp_path: Path) -> None:
+    require("nginx")
+    require("openssl")
+    name, content = "git.example/acme/model", "0123456789abcdef" * (1 << 15)
+    raw = bytearray(content.encode())
+    pointer = Pointer(LfsOid(oid_of(content)), len(raw))
+    raw[5] ^= 1
+    tls = make_authority(tmp_path / "ca").server(HOST)
+    port = free_port()
+    served = tmp_path / "served"
+    served.mkdir()
+    with (
+        Served(served, {name: MirrorSpec(queued=[content])}) as daemon,
+        in_front(tmp_path / "front", tls, port=port, behind=daemon.port, lfs=served / "lfs"),
+    ):
+        store = FileObjectStore(served / "lfs", reserve_bytes=0, clock=SystemClock())
+        trusted = ssl.create_default_context(cafile=str(tls.authority))
+        connection = http.client.HTTPSConnection(HOST, port, timeout=30, context=trusted)
+        with store.incomplete(pointer) as incomplete:
+            incomplete.write(0, bytes(raw[:200_000]))
+            incomplete.missing()
+            connection.request("GET", f"/{name}.git/info/lfs/objects/{pointer.oid}")
+            answer = connection.getresponse()
+            assert (answer.status, answer.headers["Content-Length"]) == (200, str(pointer.size))
+            assert answer.read(200_000) == raw[:200_000]  # while the rest is nowhere yet
+            incomplete.write(200_000, bytes(raw[200_000:]))
+            with pytest.raises(ObjectCorrupt):
+                incomplete.promote()
+            incomplete.write(5, content[5].encode())
+            incomplete.promote()
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            answer.read()
+        connection.close()
