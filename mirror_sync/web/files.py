@@ -10,6 +10,7 @@ import base64
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 from urllib.parse import quote
 
@@ -39,7 +40,7 @@ SANDBOX: Final = "default-src 'none'; sandbox"
 COMMIT: Final = "X-Repo-Commit"
 MOST_REVISION_WORDS: Final = 32
 SMALL_BYTES: Final = 64 * 1024
-"""What ends before so many bytes of a blob is sent at once, and takes no place among the streams."""
+"""What ends before so many bytes of a blob is read at once, and its place given back before it is sent."""
 
 _UNSAFE_IN_FILENAME = re.compile(r"[^A-Za-z0-9._+@=-]")
 
@@ -72,20 +73,38 @@ def answer_files(target: FileTarget) -> Response:
     mirror = served_mirror(target.name)
     with opened(mirror) as view:
         if target.service is FileService.CHECKSUMS:
-            revision = view.resolve(ref_from_bytes(b"/".join(target.words)) or "HEAD")
+            with place():
+                revision = view.resolve(ref_from_bytes(b"/".join(target.words)) or "HEAD")
             if revision is None:
                 raise _no_revision(mirror, target.words)
             return _checksums(mirror, view, revision)
-        split = split_revision(view, target.words)
+        with place():
+            split = split_revision(view, target.words)
+            entry = find_entry(view, *split) if split is not None else None
         if split is None:
             raise _no_revision(mirror, target.words)
         revision, path = split
-        entry = find_entry(view, revision, path)
         if entry is None or entry.kind in (EntryKind.DIRECTORY, EntryKind.SUBMODULE):
             what = {EntryKind.DIRECTORY: "a directory", EntryKind.SUBMODULE: "a submodule"}
             is_what = f"is {what[entry.kind]}" if entry else "is not"
             raise Refused(404, f"{_shown(path)} {is_what} in {mirror.name} at {revision.commit}.")
         return file_answer(mirror, view, revision, entry)
+
+
+@contextmanager
+def place() -> Iterator[None]:
+    """Hold a place among the streams; raises :class:`Refused` when none is free.
+
+    Whatever may wait for a git child holds one, so that those who wait leave threads to
+    health, pages and webhooks.
+    """
+    slot = limits().streams.take(client=client_of(request))
+    if slot is None:
+        raise Refused(429, BUSY, retry_after=RETRY_SECONDS)
+    try:
+        yield
+    finally:
+        slot.release()
 
 
 def opened(mirror: Mirror) -> FileView:
@@ -181,7 +200,8 @@ def _part(view: FileView, entry: FileEntry, size: int, *, etag: str, headers: di
     if request.method == "HEAD" or part.end == part.start:
         return Response(iter(()), status=part.status, headers=headers)
     if part.end <= SMALL_BYTES:
-        content = b"".join(view.blob(entry.oid, start=part.start, end=part.end))
+        with place():
+            content = b"".join(view.blob(entry.oid, start=part.start, end=part.end))
         backend().metrics.served_bytes(protocol="file", count=len(content))
         return Response(content, status=part.status, headers=headers)
     body = _streamed(lambda: view.blob(entry.oid, start=part.start, end=part.end))

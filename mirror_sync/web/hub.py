@@ -27,7 +27,7 @@ from mirror_sync.ports import FileView, Revision
 from mirror_sync.web.backend import backend, limits
 from mirror_sync.web.bodies import leave_body, small_body
 from mirror_sync.web.door import for_everybody, served_mirror
-from mirror_sync.web.files import COMMIT, file_answer, find_entry, objects_of, opened, split_revision
+from mirror_sync.web.files import COMMIT, file_answer, find_entry, objects_of, opened, place, split_revision
 from mirror_sync.web.git_http import BUSY
 from mirror_sync.web.lfs import public_base
 from mirror_sync.web.paths import MAX_TARGET_BYTES, wire_path, words_of
@@ -111,7 +111,11 @@ def answer_hub(anything: str) -> Response:  # noqa: ARG001 - read from the wire,
             raise _read_only(mirror)
         answer = _resolve
     with opened(mirror) as view:
-        return answer(_Question(asked, mirror, view))
+        question = _Question(asked, mirror, view)
+        if answer is _resolve:
+            return _resolve(question)
+        with place():
+            return answer(question)
 
 
 # ---------------------------------------------------------------- what is asked
@@ -378,8 +382,9 @@ def _paths_asked() -> list[bytes]:
 
 
 def _resolve(question: _Question) -> Response:
-    revision, path = question.place()
-    entry = question.entry(revision, path)
+    with place():
+        revision, path = question.place()
+        entry = question.entry(revision, path)
     if entry.kind not in (EntryKind.FILE, EntryKind.LINK):
         raise question.no_entry(revision, path)
     return file_answer(question.mirror, question.view, revision, entry)

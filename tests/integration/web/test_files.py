@@ -225,14 +225,20 @@ def test_a_full_house_asks_to_come_again_and_places_come_back(world: World, monk
     monkeypatch.setattr(world, "settings", replace(world.settings, serve=ServeSettings(max_streams=1)))
     client = create_app(world).test_client()
     first = client.get(f"/{NAME}/resolve/main/data/part", buffered=False)
-    for path in ("main/data/part", "main/weights.bin"):
+    for path in ("main/data/part", "main/weights.bin", "main/README.md", "main/nothing", "nowhere/at/all"):
         busy = get(client, path)
         assert (busy.status_code, busy.headers["Retry-After"]) == (429, "30")
         assert "as many clients as it can" in busy.text
-    assert get(client, "main/data/part", method="HEAD").status_code == 200
-    assert get(client, "main/README.md").data == b"hello\n"  # a small file is over before anybody could wait for it
+    assert client.get(f"/hf/api/models/{NAME}").status_code == client.get(f"/{NAME}/checksums/main").status_code == 429
+    assert client.get("/healthz").status_code == 200
     first.close()
-    assert get(client, "main/data/part").data == TEXT
+    for path, content in (
+        ("main/README.md", b"hello\n"),
+        ("main/weights.bin", WEIGHTS.encode()),
+        ("main/data/part", TEXT),
+    ):
+        assert get(client, path).data == content
+    assert client.get(f"/hf/api/models/{NAME}").status_code == client.head(f"/{NAME}/checksums/main").status_code == 200
 
 
 # ---------------------------------------------------------------- checksums
