@@ -22,6 +22,7 @@ from mirror_sync.ports import MirrorFilter
 if TYPE_CHECKING:
     from mirror_sync.actions.status import Document, Overview
 
+HEADINGS = ("HEALTH", "NAME", "LAG", "REFS", "LFS", "READERS", "NOW")
 CLOSED = ", closed: upstream does not show it to everybody, so nobody reads it here"
 WORKER_ALIVE_SECONDS = 30.0
 """A worker that gave no sign of life for longer is taken for gone."""
@@ -211,7 +212,7 @@ def status(context: click.Context) -> None:
 
 def _show_table(out: Output, title: str, items: Sequence[Document]) -> None:
     out.line(f"\n{title}")
-    out.table(("HEALTH", "NAME", "LAG", "REFS", "LFS", "NOW"), [_row(item, plain=out.plain) for item in items])
+    out.table(HEADINGS, [_row(item, plain=out.plain) for item in items])
 
 
 def _show_running(out: Output, items: Sequence[Document]) -> None:
