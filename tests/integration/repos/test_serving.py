@@ -19,14 +19,17 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from mirror_sync.domain.names import MirrorName, RefName, ref_bytes
+from mirror_sync.domain.names import GitOid, MirrorName, RefName, ref_bytes
 from mirror_sync.domain.refs import NO_HEAD, ObjectFormat
+from mirror_sync.domain.runs import KeptTip, RunId
 from mirror_sync.errors import GitFailed, Overloaded, RepositoryDamaged
-from mirror_sync.repos import GitServing, serving
+from mirror_sync.repos import GitServing, Repositories, serving
 from mirror_sync.repos.layout import layout_of
+from mirror_sync.testing.clock import HandClock
 from tests.support.published import NAME, publish
 from tests.support.raw_history import History
 from tests.support.serving_http import ServingHttp
+from tests.support.staging import stage_pack
 
 V2 = "version=2"
 
@@ -295,6 +298,70 @@ def test_takes_any_kind_of_spooled_file(git_dir: Path, history: History, served:
 def test_a_refused_want_is_an_answer(git_dir: Path, history: History, served: GitServing) -> None:
     publish(git_dir, history, {"refs/heads/main": history.commit()})
     assert b"ERR upload-pack: not our ref" in answer(served, fetch("1" * 40))
+
+
+def v0_fetch(want: str) -> bytes:
+    return packet(f"want {want} side-band-64k ofs-delta\n") + b"0000" + packet("done\n")
+
+
+def test_by_its_id_comes_what_is_published_or_kept_and_nothing_else(
+    git_dir: Path, history: History, served: GitServing
+) -> None:
+    """Old tips are kept to be fetched; what waits in the stage, and what other mirrors have, is not here."""
+    old, new = history.commit("old"), history.commit("new")
+    publish(git_dir, history, {"refs/heads/main": old})
+    repository = Repositories(git_dir, clock=HandClock(), reserve_bytes=0).open(NAME)
+    publish(
+        git_dir,
+        history,
+        {"refs/heads/main": new},
+        kept=(KeptTip(RunId(1), RefName("refs/heads/main"), GitOid(old), 0, 1),),
+    )
+    staged = history.commit("waits for an LFS object", files={"secret": b"of the stage"})
+    with repository.lock():
+        stage_pack(repository, [history.pack([staged])], max_bytes=2**40)
+        repository.inspect([GitOid(staged)])
+    foreign = history.commit("of another mirror", files={"secret": b"of another"})
+    publish(git_dir, history, {"refs/heads/main": foreign}, name=MirrorName("git.example.org/acme/other"))
+    blobs = {commit: history.git("rev-parse", f"{commit}:secret").decode().strip() for commit in (staged, foreign)}
+    tree = history.git("rev-parse", f"{new}^{{tree}}").decode().strip()
+    for protocol, ask in ((V2, fetch), ("", v0_fetch)):
+        for oid in (new, old, tree):
+            assert b"PACK" in answer(served, ask(oid), protocol), (protocol, oid)
+        for oid in (staged, foreign, *blobs.values(), "1" * 40, "0" * 40):
+            told = answer(served, ask(oid), protocol)
+            assert b"not our ref" in told, (protocol, oid)
+            assert b"PACK" not in told
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        packet("command=fetch\n") + b"0001" + packet("want zzz\n") + packet("done\n") + b"0000",
+        packet("command=fetch\n") + b"0001" + packet("want " + "1" * 4000 + "\n") + packet("done\n") + b"0000",
+        packet("command=push\n") + b"0000",
+        packet("command=bundle-uri\n") + b"0000",
+        packet("command=object-info\n") + b"0001" + packet("size\n") + b"0000",
+        b"fffe" + b"x" * 100,
+        b"zzzz",
+        b"0003",
+        b"\0" * 4000,
+        packet("command=fetch\n") + b"0001" + packet("deepen -1\n") + packet("done\n") + b"0000",
+        packet("command=fetch\n") + b"0001" + packet("filter combine:" + "+".join(["blob:none"] * 4000) + "\n") + b"0000",
+        packet("command=fetch\n") + b"0001" + packet("want-ref refs/mirror-sync/kept/1/refs/heads/main\n") + b"0000",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("protocol", [V2, "version=1", ""])
+def test_nonsense_gets_no_pack_and_leaves_nothing_running(
+    git_dir: Path, history: History, served: GitServing, body: bytes, protocol: str
+) -> None:
+    publish(git_dir, history, {"refs/heads/main": history.commit()})
+    try:
+        told = answer(served, body, protocol)
+    except GitFailed:
+        told = b""  # git said nothing that a client could be shown
+    assert b"PACK" not in told
+    assert served.load() == (0, 0)
 
 
 def test_a_child_without_an_answer_is_an_error(git_dir: Path, history: History, served: GitServing) -> None:
