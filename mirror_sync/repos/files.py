@@ -139,6 +139,14 @@ class Space:
         self._directory = directory
         self._reserve = reserve
 
+    def fits(self, needed: int) -> bool:
+        """Tell whether ``needed`` more bytes fit above the reserve."""
+        try:
+            self.check(needed)
+        except StorageFull:
+            return False
+        return True
+
     def check(self, needed: int = 0) -> None:
         """Raise :class:`StorageFull` unless ``needed`` more bytes fit above the reserve."""
         at = self._directory

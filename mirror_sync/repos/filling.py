@@ -20,6 +20,7 @@ from mirror_sync.domain.refs import ObjectFormat
 from mirror_sync.errors import (
     AddressRefused,
     GitFailed,
+    GitOutOfMemory,
     MirrorSyncError,
     RateLimited,
     UpstreamGone,
@@ -223,7 +224,11 @@ class DiskFilling:
                     argv=("rev-list", "--objects"),
                     stderr=f"{lacking[0]} is missing",
                 )
-            if len(own) >= PACKS_WORTH_GATHERING and self._journal.gatherings() < MOST_GATHERINGS:
+            if (
+                len(own) >= PACKS_WORTH_GATHERING
+                and self._journal.gatherings() < MOST_GATHERINGS
+                and self._space.fits(self._size(own))
+            ):
                 self._journal.note_gathering()
                 own = self._gather(goal, own, tick=tick)
             size = self._size(own)
@@ -607,11 +612,15 @@ class DiskFilling:
         good, bad, kept = 0, len(found.ends) + 1, ""
         attempt = len(found.ends)
         while good < attempt < bad:
+            self._space.check(found.end(attempt))
             try:
                 name = self._index(git, salvage.prefix(path, found, attempt, object_format), graph=graph, note=False)
-            except GitFailed:
+            except (GitFailed, GitOutOfMemory):
                 _sweep(directory)
                 bad = attempt
+            except BaseException:
+                _sweep(directory)  # above all on a full disk
+                raise
             else:
                 if kept and kept != name and kept not in before:
                     remove_packs(directory / "pack", [kept])

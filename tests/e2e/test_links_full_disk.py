@@ -17,7 +17,7 @@ from tests.support.compare import objects_of, refs_of, upstream_refs
 from tests.support.failing import Crossing, crossing, plain_bytes
 from tests.support.link import Weather
 from tests.support.mirroring import configuration
-from tests.support.small_disk import MIB, filled_up, small_disk
+from tests.support.small_disk import MIB, filled_up, free_bytes, small_disk
 from tests.support.upstream import GitUpstream
 
 HISTORY = Shape(megabytes=8, commits=200, branches=3, tags=5, largest=128 << 10)
@@ -101,3 +101,22 @@ def test_it_is_told_and_with_space_it_goes_on_from_what_came(scene: Scene) -> No
     assert report.outcome is Outcome.PUBLISHED, (report.code, report.message)
     scene.assert_converged()
     assert scene.down() - before < scene.size, "less than a link without cuts carries when all of it comes"
+
+
+def test_what_a_full_disk_breaks_off_leaves_no_half_made_file(scene: Scene) -> None:
+    """Indexing what came needs as much room again: where that is not there, none of it stays taken."""
+    scene.over.link.turn(Weather(seed=1))
+    with filled_up(scene.git_dir, free=6 * MIB + scene.reserve):
+        for _ in range(2):
+            scene.fail()
+            assert [path.name for path in scene.git_dir.rglob("tmp_*")] == []
+            assert free_bytes(scene.git_dir) > scene.reserve + 2 * MIB
+
+
+def test_a_fetch_that_fits_once_and_not_twice_is_done(scene: Scene) -> None:
+    """What came in many packs is gathered where there is room for it, and else stays as it came."""
+    free = scene.reserve + scene.size
+    with filled_up(scene.git_dir, free=free + 6 * MIB):
+        report = scene.sync()
+        assert report.outcome is Outcome.PUBLISHED, (report.code, report.message)
+        scene.assert_converged()

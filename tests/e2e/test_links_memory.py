@@ -83,3 +83,15 @@ def test_with_the_limit_raised_it_goes_on_from_what_came(scene: Scene) -> None:
     assert report.outcome is Outcome.PUBLISHED, (report.code, report.message)
     assert scene.served() == upstream_refs(scene.repo)
     assert objects_of(view_of(scene.directory, scene.repo.url)) == objects_of(scene.repo.path)
+
+
+def test_an_honest_upstream_is_mirrored_again(scene: Scene) -> None:
+    scene.blow()
+    for _ in range(2):
+        assert scene.sync().code == "MS-G507", "what came is salvaged without the bomb, which is met again"
+        assert scene.served() == {"refs/heads/main": scene.first}
+    scene.repo.update("refs/heads/main", scene.first)
+    tip = scene.repo.commit({"README": "two"})
+    report = scene.sync()
+    assert report.outcome is Outcome.PUBLISHED, (report.code, report.message)
+    assert scene.served() == {"refs/heads/main": tip}
