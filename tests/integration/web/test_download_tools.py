@@ -21,6 +21,8 @@ from tests.support.web_world import MirrorSpec, Served
 NAME = "git.example/acme/model"
 WEIGHTS = "".join(f"{number:08d}" for number in range(600_000))
 BLOB = random.Random(3).randbytes(4_800_000)
+LARGE = random.Random(4).randbytes(8 << 20)
+"""More than all buffers between git and a client that does not read."""
 HALF = 2_000_003
 FILES = {"weights.bin": WEIGHTS.encode(), "data/blob": BLOB}
 FRESH = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
@@ -30,7 +32,7 @@ FRESH = {key: value for key, value in os.environ.items() if "proxy" not in key.l
 def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpstreamRepo]:
     with GitUpstream(tmp_path_factory.mktemp("source")) as upstream:
         repo = upstream.create("acme/model")
-        repo.commit({"data/blob": BLOB, "README.md": "hello\n"}, lfs={"weights.bin": WEIGHTS.encode()})
+        repo.commit({"data/blob": BLOB, "huge": LARGE, "README.md": "hello\n"}, lfs={"weights.bin": WEIGHTS.encode()})
         yield repo
 
 
@@ -82,7 +84,7 @@ def test_a_download_goes_on_from_half_a_file(served: Served, tmp_path: Path, too
 @pytest.mark.parametrize("path", list(FILES))
 def test_four_connections_bring_one_file(served: Served, tmp_path: Path, path: str) -> None:
     target = tmp_path / "file"
-    with Link(served.port, Weather(connection_rate=8_000_000.0)) as link:
+    with Link(served.port, Weather(connection_rate=2_000_000.0)) as link:
         subprocess.run(
             command("aria2c", f"{link.origin}/{NAME}/resolve/main/{path}", target), cwd=tmp_path, env=FRESH, check=True
         )
@@ -114,7 +116,7 @@ def test_what_wget_brings_agrees_with_the_list(served: Served, source: UpstreamR
 
 def test_a_cut_download_leaves_no_git_behind(served: Served) -> None:
     with served.connect() as client:
-        client.sendall(f"GET /{NAME}/resolve/main/data/blob HTTP/1.1\r\nHost: m\r\n\r\n".encode())
+        client.sendall(f"GET /{NAME}/resolve/main/huge HTTP/1.1\r\nHost: m\r\n\r\n".encode())
         assert client.recv(4).startswith(b"HTTP")
         assert served.git_children()
     deadline = time.monotonic() + 60
