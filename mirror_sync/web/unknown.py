@@ -42,11 +42,12 @@ def answer_unknown(target: Target, refusal: Refused) -> Response | None:
     Raises ``refusal``, or another one that says more.
     """
     rule = rule_of(target.name)
-    if rule is None or not is_unknown(target.name):
+    if rule is None:
         raise refusal
     if rule.unknown == "redirect":
+        # a mirror that is not shown to whoever asks is answered the same, so that nothing tells that it is here
         return _redirected(target, rule, refusal)
-    if rule.unknown == "add-on-demand" and _asks_for_refs(target):
+    if rule.unknown == "add-on-demand" and _asks_for_refs(target) and is_unknown(target.name):
         _add(target.name, refusal)
         return None
     raise refusal

@@ -128,8 +128,10 @@ class AccessWorld:
 
 
 @contextlib.contextmanager
-def access_world(root: Path, *, access: str = "", more: str = "", ours: bool = False) -> Iterator[AccessWorld]:
-    """Make a world; ``access`` and ``more`` are TOML; with ``ours`` the daemon has a token for its upstream."""
+def access_world(
+    root: Path, *, access: str = "", more: str = "", rule: str = "", ours: bool = False
+) -> Iterator[AccessWorld]:
+    """Make a world; ``access``, ``more`` and ``rule`` (of the upstream host) are TOML; with ``ours`` the daemon has a token for its upstream."""
     directory = root / "mirror"
     directory.mkdir(parents=True)
     with GitUpstream(root / "up") as up:
@@ -138,7 +140,7 @@ def access_world(root: Path, *, access: str = "", more: str = "", ours: bool = F
         token = 'token_file = "token"\n' if ours else ""
         text = (
             '[database]\nurl = "state.db"\n[storage]\ngit_dir = "git"\nlfs_dir = "lfs"\nrun_dir = "run"\n'
-            f'[workers]\nlease = "50m"\n[upstream."{host}"]\nallow_http = true\nallow_private = true\n{token}'
+            f'[workers]\nlease = "50m"\n[upstream."{host}"]\nallow_http = true\nallow_private = true\n{token}{rule}\n'
             f"[metrics]\nper_mirror = true\n[access]\n{access}\n{more}\n"
         )
         settings = load_text(text, path=directory / "config.toml")

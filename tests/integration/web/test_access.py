@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -317,7 +318,7 @@ def test_whoever_tries_many_passwords_has_to_wait(gated: tuple[AccessWorld, Upst
 # ------------------------------------------------------------ private upstream
 
 
-@pytest.mark.parametrize(("ours", "status"), [(True, 401), (False, 401), (False, 403), (False, 404)])
+@pytest.mark.parametrize(("ours", "status"), [(True, 401), (False, 404)], ids=["seen-by-us-alone", "seen-by-nobody"])
 def test_a_private_flip_closes_the_mirror_at_the_next_look(tmp_path: Path, ours: bool, status: int) -> None:
     with access_world(tmp_path, ours=ours) as world:
         repo = world.repo()
@@ -381,14 +382,14 @@ def test_a_mirror_made_public_is_closed_until_upstream_was_asked(tmp_path: Path)
         assert world.refs(name).status == 200
 
 
-@pytest.mark.parametrize("status", [410, 451, 500, 429])
-def test_an_upstream_that_is_gone_or_in_trouble_closes_nothing(tmp_path: Path, status: int) -> None:
+def test_an_upstream_that_is_gone_or_in_trouble_closes_nothing(tmp_path: Path) -> None:
     with access_world(tmp_path) as world:
         repo = world.repo()
         name = world.keep(repo)
-        repo.absent = status
-        assert world.sync(name).outcome in (Outcome.FAILED, Outcome.ABANDONED)
-        assert world.refs(name).status == 200
+        for status in (410, 451, 500, 429):
+            repo.absent = status
+            assert world.sync(name).outcome in (Outcome.FAILED, Outcome.ABANDONED)
+            assert world.refs(name).status == 200, status
 
 
 # ------------------------------------------------------------ names and networks
@@ -435,6 +436,23 @@ def test_a_proxy_that_is_believed_tells_the_client(tmp_path: Path) -> None:
             ("nobody", 403),
         ):  # fmt: skip
             assert world.get("/mirrors", headers={"X-Forwarded-For": client}).status == status, client
+
+
+def test_where_unknown_names_lead_upstream_hidden_ones_do_too(tmp_path: Path) -> None:
+    with access_world(tmp_path, rule='unknown = "redirect"') as world:
+        shut = world.keep(world.repo(), Visibility.NONE)
+        answers = []
+        for name in (shut, name_of(world, "nope")):
+            connection = http.client.HTTPConnection(urlsplit(world.origin).netloc, timeout=30)
+            connection.request("GET", f"/{name}.git/info/refs?service=git-upload-pack")
+            answer = connection.getresponse()
+            body, headers = answer.read(), dict(answer.getheaders())
+            connection.close()
+            path = name.partition("/")[2]
+            assert headers["Location"] == f"{world.up.origin}/{path}.git/info/refs?service=git-upload-pack"
+            answers.append((answer.status, comparable(body, name), set(headers)))
+        assert answers[0] == answers[1]
+        assert "refs/heads/main" in world.git("ls-remote", f"{world.origin}/{shut}").stdout
 
 
 # ------------------------------------------------------------ configuration and state
