@@ -425,7 +425,7 @@ class _Job:
                 self.filling.advance(stretch)
                 continue
             self.way = Way.LADDER
-            request = FetchRequest(self.goal.object_format, stretch.wants, stretch.haves)
+            request = FetchRequest(self.goal.object_format, stretch.wants, stretch.haves, more=True)
             taken = self._ask(request, behind=True)
             if taken.complete and self._kept_its_word(stretch):
                 pace.through(stretch.commits, taken, shortest=self._shortest)
@@ -481,7 +481,7 @@ class _Job:
             wants = lacking[:at_once]
             asked = frozenset(wants)
             request = FetchRequest(
-                self.goal.object_format, wants, (), filter="tree:0" if self.filters else "", thin=False
+                self.goal.object_format, wants, (), filter="tree:0" if self.filters else "", thin=False, more=True
             )
             taken = self._ask(request, patient=at_once == 1, own=vain, behind=True)
 

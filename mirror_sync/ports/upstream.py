@@ -17,7 +17,8 @@ class FetchRequest:
 
     ``shallow`` are commits among what is here whose parents are not.  ``filter`` is empty,
     ``tree:0`` (commits and tags alone, beside what is wanted by id) or ``blob:none``.
-    ``thin``: the pack may lean on objects that ``haves`` reach.
+    ``thin``: the pack may lean on objects that ``haves`` reach.  ``more``: another request
+    follows soon, so its connection may be opened while this one's pack comes.
     """
 
     object_format: ObjectFormat
@@ -27,6 +28,7 @@ class FetchRequest:
     shallow: Sequence[GitOid] = ()
     filter: str = ""
     thin: bool = True
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class Checks:
         self._keep(pack, check)
         return check
 
-    def try_early(self, pack: str, *, stop: threading.Event) -> None:
+    def try_early(self, pack: str, *, stop: threading.Event, aside: bool = True) -> None:
         """Check a pack whose neighbours may still be missing; one that leans on those is left for later.
 
         Raises :class:`Interrupted` soon after ``stop`` is set.
@@ -62,7 +62,7 @@ class Checks:
         if self._known(pack) is not None:
             return
         try:
-            check = check_quickly(self._git, self._layout.stage_packs / pack, stop=stop)
+            check = check_quickly(self._git, self._layout.stage_packs / pack, stop=stop, aside=aside)
         except GitFailed:
             return  # a later check says why
         self._keep(pack, check)

@@ -266,7 +266,7 @@ class DiskFilling:
             return
         for name in unchecked:
             tick()
-            self._checks.try_early(name, stop=threading.Event())
+            self._checks.try_early(name, stop=threading.Event(), aside=False)
 
     def _join(self) -> None:
         """Put small packs into one as they are; each byte is copied a few times only, however many come."""

@@ -165,19 +165,20 @@ def check_pack(git: Git, pack: Path, *, object_format: ObjectFormat, scratch: Pa
     return _check_thoroughly(git, pack, object_format=object_format, scratch=scratch)
 
 
-def check_quickly(git: Git, pack: Path, *, stop: threading.Event | None = None) -> PackCheck:
+def check_quickly(git: Git, pack: Path, *, stop: threading.Event | None = None, aside: bool = False) -> PackCheck:
     """Check every object of one pack that leans on nothing that is nowhere.
 
-    Raises :class:`GitFailed` at an object that git cannot parse and at a reference to one
+    ``aside``: without taking the processor from anything else.  Raises :class:`GitFailed` at an object that git cannot parse and at a reference to one
     that is nowhere, and :class:`Interrupted` soon after ``stop`` is set.
     """
     found = PackCheck()
     every = ",".join(f"{name}=warn" for name in sorted(BENIGN | HARMFUL))
     git.run(
         ["index-pack", "--verify", f"--strict={every}", f"{pack}.pack"],
-        config={"pack.threads": "2"},
+        config={"pack.threads": "1" if aside else "2"},
         on_error_line=found.hear,
         stop=stop,
+        aside=aside,
     )
     return found
 

@@ -131,6 +131,7 @@ class Git:
         file_limit: int | None = None,
         on_error_line: Callable[[bytes], None] | None = None,
         tick: Callable[[], None] | None = None,
+        aside: bool = False,
     ) -> bytes:
         """Run ``git args`` to its end and return what it wrote.
 
@@ -140,11 +141,14 @@ class Git:
         seconds the group is killed.  ``stop`` kills the child
         and raises :class:`Interrupted`.  ``on_error_line`` gets every whole line of
         stderr.  ``tick`` is called about four times a second and raises to kill the
-        child.  ``file_limit`` bounds, in bytes, each file the child writes.
+        child.  ``file_limit`` bounds, in bytes, each file the child writes.  A child
+        ``aside`` takes the processor only where nothing else of the machine wants it.
         """
         with self._start(
             args, stdin=stdin, config=config, environment=environment, timeout=timeout, file_limit=file_limit, ok=ok
         ) as child:
+            if aside:
+                _step_aside(child.pid)
             return Pump(child, stop=stop, tick=tick, on_error_line=on_error_line).collect(())
 
     def feed(
@@ -281,6 +285,11 @@ def _limit(pid: int, *, file_limit: int | None, memory_bytes: int) -> None:
         # What it started before this took effect; whatever it starts from now on is bounded as it is.
         with contextlib.suppress(OSError):
             todo += map(int, Path(f"/proc/{one}/task/{one}/children").read_bytes().split())
+
+
+def _step_aside(pid: int) -> None:
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, min(19, os.getpriority(os.PRIO_PROCESS, 0) + 15))
 
 
 def _spooled(data: bytes) -> int:

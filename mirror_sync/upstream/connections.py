@@ -290,6 +290,19 @@ class Connections:
             answer.watch = self._deadlines.watch(access.stop, answer.abandon)
         return answer
 
+    def make_ready(self, question: Question, access: Access) -> None:
+        """Open a connection for the next question like this one, behind the caller's back.
+
+        One that cannot be opened is no loss: the question itself says why.
+        """
+        adapter = self._adapter(access, fresh=question.fresh)
+
+        def connect() -> None:
+            with contextlib.suppress(requests.RequestException, HTTPError, OSError, ValueError, MirrorSyncError):
+                adapter.make_ready(question.url)
+
+        threading.Thread(target=connect, name="connect-ahead", daemon=True).start()
+
     @staticmethod
     def _send(
         adapter: PinnedAdapter, question: Question, headers: Mapping[str, str], *, stall: float

@@ -67,8 +67,11 @@ def fetch(place: Place, request: FetchRequest) -> Iterator[bytes]:
         payer=place.url.netloc,
         patience=PATIENCE,
     )
-    with place.connections.ask(question, place.rule(known.base.netloc)) as answer:
+    rule = place.rule(known.base.netloc)
+    with place.connections.ask(question, rule) as answer:
         _check(place, answer)
+        if request.more:
+            place.connections.make_ready(question, rule)
         yield from demultiplex(answer.pieces(), shallow=request.shallow)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,8 @@ CONNECT_SECONDS = 15.0
 HANDSHAKE_SECONDS = 45.0
 KEPT_HOSTS = 256
 KEPT_PER_HOST = 64
+SPARE_SECONDS = 20.0
+"""A connection opened ahead that nothing used for so long is closed."""
 
 
 class StaleConnectionError(ConnectionResetError):
@@ -87,6 +90,8 @@ class WatchedConnection(HTTPConnection):
 
     gate: Gate
     answered = 0
+    waited = False
+    """Opened ahead, so that the other side may have lost patience meanwhile."""
     _handshake: tuple[Limit, socket.socket] | None = None
 
     def _new_conn(self) -> socket.socket:
@@ -116,7 +121,7 @@ class WatchedConnection(HTTPConnection):
         try:
             answer = super().getresponse()
         except ConnectionError as error:
-            if self.answered and not (limit is not None and limit.passed):
+            if (self.answered or self.waited) and not (limit is not None and limit.passed):
                 raise StaleConnectionError(str(error)) from error
             raise
         finally:
@@ -134,13 +139,52 @@ class WatchedTlsConnection(WatchedConnection, HTTPSConnection):
 
 
 class Once:
-    """Makes a pool one that keeps nothing: every request has a connection of its own, closed behind it."""
+    """Makes a pool one that keeps nothing: every request has a connection of its own, closed behind it.
+
+    One may be opened ahead for the next request.
+    """
 
     _new_conn: Callable[[], Any]
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._spare: tuple[Any, threading.Timer] | None = None
+        self._sparing = threading.Lock()
+        super().__init__(*args, **kwargs)
+
+    def make_ready(self) -> None:
+        """Open a connection for the next request; raises what a request would."""
+        conn = self._new_conn()
+        try:
+            conn.connect()
+        except BaseException:
+            conn.close()
+            raise
+        conn.waited = True
+        timer = threading.Timer(SPARE_SECONDS, self._drop, (conn,))
+        timer.daemon = True
+        with self._sparing:
+            before, self._spare = self._spare, (conn, timer)
+            timer.start()
+        if before is not None:
+            before[1].cancel()
+            before[0].close()
+
+    def _drop(self, conn: Any) -> None:
+        """Close the spare connection if it is still this one."""
+        with self._sparing:
+            if self._spare is None or self._spare[0] is not conn:
+                return
+            self._spare = None
+        conn.close()
+
     def _get_conn(self, timeout: float | None = None) -> Any:
         del timeout
-        return self._new_conn()
+        with self._sparing:
+            spare, self._spare = self._spare, None
+        if spare is None:
+            return self._new_conn()
+        spare[1].cancel()
+        return spare[0]
 
     def _put_conn(self, conn: Any) -> None:
         if conn is not None:
@@ -209,6 +253,16 @@ class PinnedAdapter(HTTPAdapter):
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Do nothing: the context given to each pool already holds the authorities and always verifies."""
+
+    def make_ready(self, url: str) -> None:
+        """Open a connection for the next request to ``url``, where each has its own and no proxy stands between."""
+        if self._proxies:
+            return
+        request = requests.PreparedRequest()
+        request.url = url
+        pool = self.get_connection_with_tls_context(request, verify=True, proxies={})
+        if isinstance(pool, Once):
+            pool.make_ready()
 
     def ask(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, *, stall: float

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import subprocess
+import time
 
 import pytest
 
@@ -22,6 +23,7 @@ from mirror_sync.errors import (
 )
 from mirror_sync.ports import FetchRequest
 from mirror_sync.upstream import Access
+from tests.support.link import Link
 from tests.support.upstream import isolated_git_environment
 from tests.support.upstream_client import client
 
@@ -116,6 +118,33 @@ def test_a_fetch_has_a_connection_of_its_own(up):
     assert len({item.peer for item in others}) == 1
     assert {item.peer for item in fetches}.isdisjoint({item.peer for item in others})
     assert {item.headers["connection"] for item in fetches} == {"close"}
+
+
+def test_the_next_fetch_finds_its_connection_open(up):
+    repo = up.create("acme/model")
+    tip = GitOid(repo.commit({"README": "hello"}))
+
+    def opened(total: int) -> None:
+        ends = time.monotonic() + 20
+        while link.count().connections != total:
+            assert time.monotonic() < ends, link.count()
+            time.sleep(0.01)
+
+    def ask(upstream, *, more):
+        assert b"".join(upstream.fetch(FetchRequest(ObjectFormat.SHA1, [tip], [], more=more)))
+
+    with Link(up.port) as link, client(f"{link.origin}/{repo.name}") as upstream:
+        upstream.observe(USUAL)
+        seen = link.count().connections
+        ask(upstream, more=True)
+        opened(seen + 2)
+        ask(upstream, more=False)
+        opened(seen + 2)
+        ask(upstream, more=True)
+        opened(seen + 4)
+        link.cut()
+        ask(upstream, more=False)
+        opened(seen + 5)
 
 
 def test_objects_by_their_ids_are_refused_where_only_tips_are_given(up):
