@@ -14,6 +14,7 @@ MAX_NOTICE_BYTES: Final = 900
 _PACK_FOLLOWS: Final = b"packfile\n"
 _PROGRESS: Final = b"\x02"
 _FATAL: Final = b"\x03"
+_DATA: Final = 1
 _BANDS: Final = frozenset((1, 2, 3))
 _DONE: Final = (b"0009done\n", b"0009done\n0000", b"0008done", b"0008done0000")
 
@@ -72,12 +73,15 @@ class Opening:
         """Whether the pack has begun; nothing is looked at any more then."""
         self.banded = False
         """Whether it comes in a side band."""
+        self.flows = False
+        """Whether bytes of the pack itself have come: until then git counts and compresses."""
         self.pack_at = 0
         """Where it begins, in what :meth:`feed` last returned; the notice counts to it."""
 
     def feed(self, data: bytes) -> bytes:
         """Return what can be passed on of the answer so far; packets that are not whole yet stay behind."""
         if self.began:
+            self._look_for_data(data)
             return data
         data = self._rest + data
         at = 0
@@ -98,14 +102,32 @@ class Opening:
         if self.began:
             self._rest = b""
             self.pack_at = at
+            self.flows = not self.banded
+            self._look_for_data(data[at:])
             return data[:at] + self._notice + data[at:] if self.banded else data
         self._rest = data[at:]
         return data[:at]
 
+    def _look_for_data(self, data: bytes) -> None:
+        """Follow the packets of the pack up to the first that brings bytes of it; those to keep a line alive are empty."""
+        if self.flows:
+            return
+        data, self._rest = self._rest + data, b""
+        at = 0
+        while at + HEADER < len(data):
+            size = _size(data[at : at + HEADER])
+            if size is None or (data[at + HEADER] == _DATA and size > HEADER + 1):
+                self.flows = True
+                return
+            if at + max(HEADER, size) > len(data):
+                break
+            at += max(HEADER, size)
+        self._rest = data[at:]
+
     def end(self) -> bytes:
         """Return what stayed behind of an answer that ended without a pack."""
         rest, self._rest = self._rest, b""
-        return rest
+        return b"" if self.began else rest
 
 
 def _size(header: bytes) -> int | None:

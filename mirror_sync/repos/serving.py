@@ -22,7 +22,7 @@ from mirror_sync.domain.names import GitOid, MirrorName, RefName, ref_bytes, ref
 from mirror_sync.domain.refs import NO_HEAD
 from mirror_sync.errors import Overloaded, RepositoryDamaged
 from mirror_sync.repos.conversation import Asked, Opening, fatal_packet, what_is_asked
-from mirror_sync.repos.git import Child, Git
+from mirror_sync.repos.git import Child, Git, git_version
 from mirror_sync.repos.layout import layout_of
 from mirror_sync.repos.memory import child_memory_bytes
 from mirror_sync.repos.ref_pages import ref_page
@@ -53,7 +53,7 @@ class GitServing:
 
     Every request resolves the mirror's current view once and keeps to it, so it sees
     one snapshot.  ``max_packs`` children compute packs at once, ``per_mirror`` of them for
-    one mirror and ``per_client`` for one client; further ones wait in line up to
+    one mirror and ``per_client`` for one client; a few times as many are sent.  Further ones wait in line up to
     ``wait_seconds``.  What needs no pack waits for nobody.  ``child_memory`` bounds, in
     bytes, what each child may allocate; ``None`` means half of the machine's memory, 0 no
     bound.
@@ -69,6 +69,7 @@ class GitServing:
         wait_seconds: float = WAIT_SECONDS,
         child_memory: int | None = None,
     ) -> None:
+        git_version()  # what starts git is loaded now, not while the first client waits
         self._git_dir = git_dir
         self._memory_bytes = child_memory_bytes(child_memory)
         self._turns = Turns(max_packs, wait_seconds=wait_seconds, per_mirror=per_mirror, per_client=per_client)
@@ -252,13 +253,19 @@ class PackStream(Iterator[bytes]):
             self._turn.handed_at = 0.0
         while True:
             piece = self._output()
-            if self._opening is None:
+            opening = self._opening
+            if opening is None:
                 return piece
             if not piece:
-                return self._opening.end()
-            piece = self._opening.feed(piece)
-            if self._opening.began:
+                return opening.end()
+            begun = opening.began
+            piece = opening.feed(piece)
+            if opening.began and not begun:
                 piece = self._enter_pack(piece)
+            if opening.flows:
+                self._opening = None
+                if self._turn is not None:
+                    self._turn.sent_from_now()
             if piece:
                 return piece
 
@@ -277,7 +284,7 @@ class PackStream(Iterator[bytes]):
         opening, admit = self._opening, self._admit
         assert opening is not None
         assert self._child is not None
-        self._opening = self._admit = None
+        self._admit = None
         if admit is None:
             return piece
         _signal(self._child, signal.SIGSTOP)
@@ -287,6 +294,7 @@ class PackStream(Iterator[bytes]):
             if not opening.banded:
                 raise
             # the client may have the beginning of the answer: it can only say in its own band that it ends badly
+            self._opening = None
             self.close()
             return piece[: opening.pack_at] + fatal_packet(f"{error.code}: {error.message}")
         self._view.callback(self._turn.end)

@@ -13,8 +13,11 @@ from mirror_sync.errors import Overloaded
 
 RETRY_SECONDS: Final = 30.0
 
-IDLE_SECONDS: Final = 5.0
+IDLE_SECONDS: Final = 2.0
 """A holder whose client has taken nothing for so long computes nothing: its turn goes to whoever waits."""
+
+SENDING_TIMES: Final = 4
+"""For each turn at computing so many packs may be computed or sent at once: sending costs a part of the processor."""
 
 LOOK_EVERY_SECONDS: Final = 1.0
 """How often one who waits looks whether its client is still there."""
@@ -34,6 +37,13 @@ class Turn:
         self.client = client
         self.handed_at = 0.0
         """When the client was given what it has not taken yet (monotonic seconds); 0 while git works."""
+        self.sending = False
+        """Whether the pack is computed and on its way."""
+
+    def sent_from_now(self) -> None:
+        """Let the next in line compute: this pack is computed, and is only sent from now on."""
+        if self._turns is not None:
+            self._turns.only_sent(self)
 
     def end(self) -> None:
         """Let the next in line begin."""
@@ -52,9 +62,30 @@ class _Waiting:
         self.turn: Turn | None = None
 
 
+class _Counts:
+    """How many turns there are of a kind, for each mirror and each client."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.mirrors: Counter[str] = Counter()
+        self.clients: Counter[str] = Counter()
+
+    def more(self, one: _Waiting) -> None:
+        self.total += 1
+        self.mirrors[one.mirror] += 1
+        self.clients[one.client] += 1
+
+    def less(self, turn: Turn) -> None:
+        self.total -= 1
+        _less(self.mirrors, turn.mirror)
+        _less(self.clients, turn.client)
+
+
 class Turns:
     """``limit`` turns at once; who comes later waits in line, up to ``wait_seconds``.
 
+    A turn is one at computing until its pack is on its way; what is sent does not keep
+    the next from computing, up to :data:`SENDING_TIMES` as many in all.
     At most ``per_mirror`` of them are for one mirror and ``per_client`` for one client,
     so that some are soon free for others however long those packs take.  A free turn
     goes to the client in line that holds the fewest; among equals to the one whose last
@@ -74,8 +105,8 @@ class Turns:
         self._wait_seconds = wait_seconds
         self._line: list[_Waiting] = []
         self._held: set[Turn] = set()
-        self._mirrors: Counter[str] = Counter()
-        self._clients: Counter[str] = Counter()
+        self._computing = _Counts()
+        self._all = _Counts()
         self._served: dict[str, int] = {}
         """When each client that is here was last given a turn, counted in turns."""
         self._given = 0
@@ -114,14 +145,23 @@ class Turns:
         """Return how many turns are held."""
         return len(self._held)
 
+    def only_sent(self, turn: Turn) -> None:
+        """Count a turn no more among those at computing."""
+        with self._lock:
+            if turn in self._held and not turn.sending:
+                turn.sending = True
+                self._computing.less(turn)
+                self._call()
+
     def give_back(self, turn: Turn) -> None:
         """End one turn and call the next in line; a turn taken back meanwhile is no more."""
         with self._lock:
             if turn not in self._held:
                 return
             self._held.remove(turn)
-            _less(self._mirrors, turn.mirror)
-            _less(self._clients, turn.client)
+            self._all.less(turn)
+            if not turn.sending:
+                self._computing.less(turn)
             self._call()
             self._forget(turn.client)
 
@@ -136,27 +176,35 @@ class Turns:
 
     def _call(self) -> None:
         """Give what is free to those in line whose turn it is."""
-        while len(self._held) < self._limit:
+        while True:
             may = [
                 one
                 for one in self._line
-                if self._mirrors[one.mirror] < self._per_mirror and self._clients[one.client] < self._per_client
+                if self._room(self._computing, one) and self._room(self._all, one, SENDING_TIMES)
             ]
             if not may:
                 return
-            chosen = min(may, key=lambda one: (self._clients[one.client], self._served.get(one.client, 0)))
+            chosen = min(may, key=lambda one: (self._all.clients[one.client], self._served.get(one.client, 0)))
             self._line.remove(chosen)
             self._given += 1
             self._served[chosen.client] = self._given
-            self._mirrors[chosen.mirror] += 1
-            self._clients[chosen.client] += 1
+            self._computing.more(chosen)
+            self._all.more(chosen)
             chosen.turn = Turn(self, chosen.mirror, chosen.client)
             self._held.add(chosen.turn)
             chosen.called.set()
 
+    def _room(self, counts: _Counts, one: _Waiting, times: int = 1) -> bool:
+        """Tell whether one more fits into ``times`` the limits."""
+        return (
+            counts.total < times * self._limit
+            and counts.mirrors[one.mirror] < times * self._per_mirror
+            and counts.clients[one.client] < times * self._per_client
+        )
+
     def _forget(self, client: str) -> None:
         """Forget when a client was last served that neither holds a turn nor waits: what is known stays bounded."""
-        if client not in self._clients and all(one.client != client for one in self._line):
+        if client not in self._all.clients and all(one.client != client for one in self._line):
             self._served.pop(client, None)
 
     def _take_back_idle(self) -> None:

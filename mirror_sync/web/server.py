@@ -94,7 +94,9 @@ class _Server(BaseApplication):  # type: ignore[misc]  # gunicorn publishes no t
             self.cfg.set(name, value)
 
     def load(self) -> Flask:
-        return create_app(self._factory())
+        app = self._factory()
+        _ = app.serving  # made now, so that the first client does not wait for it
+        return create_app(app)
 
 
 def server_options(settings: Settings, *, graceful_seconds: int = GRACEFUL_SECONDS) -> dict[str, Any]:

@@ -507,13 +507,12 @@ def test_a_stream_begun_before_a_publish_ends_with_what_it_began(big: Big) -> No
 def test_packs_wait_for_their_turn_and_listings_do_not(big: Big) -> None:
     served = GitServing(big.git_dir, max_packs=1, wait_seconds=0.2)
     tip = big.tip
-    first = served.upload_pack(NAME, io.BytesIO(fetch(tip)), protocol=V2)
-    assert first is not None
+    busy = served._turns.take()
     with pytest.raises(Overloaded):
         served.upload_pack(NAME, io.BytesIO(fetch(tip)), protocol=V2)
     assert tip.encode() in answer(served, listing())
     assert tip.encode() in (served.advertise(NAME, protocol="") or b"")
-    first.close()
+    busy.end()
     assert answer(served, fetch(tip)).endswith(b"0000")
     assert answer(served, fetch("1" * 40)).startswith(b"0049ERR")
     assert answer(served, fetch(tip)).endswith(b"0000")
@@ -683,6 +682,19 @@ def test_a_client_that_leaves_while_git_computes_takes_the_child_along(big: Big)
     stream.close()
     wait_until(lambda: not alive(group))
     assert big.served.load() == (0, 0)
+
+
+def test_a_pack_on_its_way_lets_the_next_be_computed(big: Big) -> None:
+    served = GitServing(big.git_dir, max_packs=1, wait_seconds=30)
+    first = served.upload_pack(NAME, io.BytesIO(fetch(big.tip)), protocol=V2)
+    assert first is not None
+    told = b""
+    while len(told) < 1 << 20:  # far into the pack, and far from its end
+        told += next(first)
+    assert answer(served, fetch(big.tip)).endswith(b"0000")
+    assert served.load() == (1, 0)
+    first.close()
+    assert served.load() == (0, 0)
 
 
 # ---------------------------------------------------------------- what clients are told

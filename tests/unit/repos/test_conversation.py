@@ -101,6 +101,27 @@ def test_where_the_pack_begins_an_answer_can_be_ended(answer: tuple[bytes, bytes
         assert told == head
 
 
+@given(st.lists(st.integers(1, 40), max_size=40))
+def test_a_pack_is_on_its_way_once_bytes_of_it_come(sizes: list[int]) -> None:
+    quiet = (
+        packet(b"packfile\n")
+        + packet(b"\x02Counting\n")
+        + packet(b"\x01")
+        + packet(b"\x02" + b"." * 60)
+        + packet(b"\x01")
+    )
+    stream = io.BytesIO(quiet + packet(b"\x01PACK"))
+    opening, read = Opening("old"), 0
+    for size in [*sizes, *[7] * 100]:
+        piece = stream.read(size)
+        if piece:
+            opening.feed(piece)
+            read += len(piece)
+        # the length and the band of a packet with bytes tell it
+        assert opening.flows == (read >= len(quiet) + 5)
+    assert opening.end() == b""
+
+
 def test_a_notice_is_one_packet_of_any_side_band() -> None:
     assert len(notice_packet("\u4e2d" * 1000)) < 1000
     assert notice_packet("x\n") == packet(b"\x02x\n")

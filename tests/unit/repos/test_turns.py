@@ -178,6 +178,29 @@ def test_a_client_with_many_in_line_keeps_nobody_waiting_who_comes_later() -> No
     assert not turns._served  # nothing is remembered of who has left
 
 
+def test_what_is_only_sent_lets_others_compute_up_to_a_limit() -> None:
+    turns = Turns(2, wait_seconds=0.02, per_client=1)
+    sending = []
+    for number in range(turns_module.SENDING_TIMES):
+        turn = turns.take(client="many", mirror=str(number))
+        with pytest.raises(Overloaded):
+            turns.take(client="many")
+        turn.sent_from_now()
+        turn.sent_from_now()
+        sending.append(turn)
+    with pytest.raises(Overloaded):
+        turns.take(client="many")  # it computes nothing, and has its share of what is sent
+    others = [turns.take(client=f"c{number}") for number in range(2)]
+    with pytest.raises(Overloaded):
+        turns.take(client="c9")
+    for turn in [*sending, *others]:
+        turn.end()
+        turn.sent_from_now()
+    assert turns.running() == 0
+    assert turns._computing.total == turns._all.total == 0
+    assert not turns._all.clients
+
+
 @pytest.mark.parametrize("share", ["per_client", "per_mirror"])
 def test_a_share_leaves_turns_for_others(share: str) -> None:
     turns = Turns(3, wait_seconds=0.02, per_client=2 if share == "per_client" else None, per_mirror=2)
