@@ -18,7 +18,7 @@ from benchmarks.figures import HEADINGS, Figure, table
 ROOT = Path(__file__).resolve().parents[1]
 ALL = ("cli_start", "poll", "fleet", "hook", "publish", "lfs_scan", "lfs_fetch", "state")
 LINKS = ("git_links", "clone_links", "lfs_links", "lfs_small")
-"""Failing links: minutes to an hour each, so by name only.  ``real_repositories`` takes repositories and is run by itself."""
+"""Failing links: minutes to an hour each, so by name only.  ``real_repositories`` and ``serve_git`` take repositories and are run by themselves."""
 
 
 def run(name: str) -> list[Figure] | None:

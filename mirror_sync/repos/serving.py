@@ -30,6 +30,11 @@ from mirror_sync.repos.turns import Turn, Turns, never
 from mirror_sync.repos.views import held_view
 
 PIECE_BYTES: Final = 256 * 1024
+SMALL_PIECE_BYTES: Final = 64 * 1024
+"""The piece for a client that has not taken much yet or is slow: hundreds of those stand still with one each."""
+TAKEN_BYTES: Final = 1 << 20
+"""Who has taken so much, and not slowly, gets large pieces."""
+
 WAIT_SECONDS: Final = 600.0
 """How long a fetch waits for its turn: git never asks again, so waiting is kinder than refusing."""
 
@@ -196,6 +201,7 @@ class PackStream(Iterator[bytes]):
         self._git_seconds = 0.0
         self._client_seconds = 0.0
         self._handed_at = 0.0
+        self._taken_bytes = 0
         self._poll = select.poll()
         self._poll.register(child.stdout.fileno(), select.POLLIN)
         # a larger pipe lets git work on while the client reads; a full quota of pipes only means smaller steps
@@ -275,7 +281,9 @@ class PackStream(Iterator[bytes]):
         while not self._poll.poll(LOOK_EVERY_SECONDS * 1000):
             if self._gone():
                 raise ConnectionResetError(errno.ECONNRESET, "the client went away")
-        piece = os.read(self._child.stdout.fileno(), PIECE_BYTES)
+        quick = self._taken_bytes > TAKEN_BYTES and self._client_seconds <= 2 * self._git_seconds + SLOW_SECONDS
+        piece = os.read(self._child.stdout.fileno(), PIECE_BYTES if quick else SMALL_PIECE_BYTES)
+        self._taken_bytes += len(piece)
         self._git_seconds += time.monotonic() - began
         return piece
 
