@@ -623,7 +623,7 @@ class Serve(_Section):
     max_packs: Whole = _key(4, "Packs computed at the same time.", restart=True, least=1, most=256)
     max_packs_per_mirror: Whole = _key(3, "Packs of one mirror computed at the same time.", restart=True, least=1)
     max_packs_per_client: Whole = _key(
-        3, "Packs computed at the same time for one client, which is an address.", restart=True, least=1
+        3, "Packs computed at the same time for one client: a clone token, or an address.", restart=True, least=1
     )
     max_wait: Minutes = _key("10m", "How long a fetch waits for its pack to be computed.", restart=True)
     stale_notice: Flag = _key(True, "Tell those who clone, in git's output, when a mirror is beyond its objective.")

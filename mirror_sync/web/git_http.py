@@ -13,7 +13,7 @@ from mirror_sync.domain.runs import Mirror
 from mirror_sync.errors import MirrorSyncError
 from mirror_sync.web.backend import backend, limits
 from mirror_sync.web.bodies import gone, patience, spooled_body
-from mirror_sync.web.door import served_mirror
+from mirror_sync.web.door import TOKEN, served_mirror
 from mirror_sync.web.limits import Slot, client_of
 from mirror_sync.web.paths import Service, Target
 from mirror_sync.web.replies import NO_CACHE, RETRY_SECONDS, Refused, never_published
@@ -55,6 +55,12 @@ def git_protocol(asked: Request) -> str:
     return header if _PROTOCOL.match(header) else ""
 
 
+def sharer() -> str:
+    """Return whose share of streams and turns this request takes from: the clone token that let it in, or its address."""
+    token = request.environ.get(TOKEN)
+    return f"token {token}" if token is not None else client_of(request)
+
+
 def error_packet(message: str) -> bytes:
     """Return an ``ERR`` packet: the only thing a git client shows of a POST's answer."""
     payload = b"ERR " + message.encode()[:1000]
@@ -78,7 +84,7 @@ def _info_refs(target: Target) -> Response:
         raise _push_refused(mirror)
     if service != UPLOAD_PACK:
         raise Refused(403, "This mirror speaks git's smart HTTP protocol only; the client asked for the dumb one.")
-    slot = limits().streams.take(client=client_of(request))
+    slot = limits().streams.take(client=sharer())
     if slot is None:
         raise Refused(429, BUSY, retry_after=RETRY_SECONDS)
     metrics = backend().metrics
@@ -113,7 +119,7 @@ def _upload_pack(target: Target) -> Response:
     if request.mimetype != REQUEST_TYPE:
         raise Refused(415, f"git-upload-pack takes {REQUEST_TYPE}")
     mirror = served_mirror(target.name)
-    slot = limits().streams.take(client=client_of(request))
+    slot = limits().streams.take(client=sharer())
     if slot is None:
         return _result(error_packet(BUSY))
     body: BinaryIO | None = None
@@ -143,7 +149,7 @@ def _begin(mirror: Mirror, body: BinaryIO, slot: Slot) -> Response:
             mirror.name,
             body,
             protocol=git_protocol(request),
-            client=client_of(request),
+            client=sharer(),
             notice=stale_notice(mirror, app.clock.now()) if app.settings.serve.stale_notice else "",
             gone=gone(request.environ),
         )

@@ -11,6 +11,8 @@ from flask.testing import FlaskClient
 from mirror_sync.domain.names import MirrorName
 from mirror_sync.web import create_app
 from mirror_sync.web.backend import LIMITS
+from mirror_sync.web.door import TOKEN
+from mirror_sync.web.git_http import sharer
 from tests.support.web_world import World
 
 NAME = "git.example/acme/model"
@@ -179,6 +181,14 @@ def test_a_client_that_leaves_the_line_leaves_nothing_behind(world: World, monke
     assert [app.extensions[LIMITS].streams.take() is not None for _ in range(world.settings.serve.max_streams)] == [
         True
     ] * world.settings.serve.max_streams
+
+
+def test_a_share_is_that_of_a_clone_token_or_of_an_address(world: World) -> None:
+    app = create_app(world)
+    with app.test_request_context(environ_overrides={"REMOTE_ADDR": "192.0.2.1"}):
+        assert sharer() == "192.0.2.1"
+    with app.test_request_context(environ_overrides={"REMOTE_ADDR": "192.0.2.1", TOKEN: 7}):
+        assert sharer() == "token 7"
 
 
 def test_overload_is_told_in_the_way_each_request_shows(world: World) -> None:
