@@ -71,21 +71,23 @@ class Checks:
         """Return those of ``packs`` that were not checked yet."""
         return [pack for pack in sorted(packs) if self._known(pack) is None]
 
-    def inherit(self, packs: Iterable[str], made: str) -> None:
-        """Let a pack that git made of ``packs`` have what was found in those.
+    def inherit(self, packs: Iterable[str], made: str) -> bool:
+        """Let a pack that git made of others have what was found in ``packs``; tell whether it has.
 
-        Does nothing, so that it is checked by itself, when one of them was not checked or
-        ``made`` holds an object that is in none of them.
+        It has not, and is checked by itself, when one of them was not checked or ``made``
+        holds an object that is in none of them.
         """
         together = PackCheck()
         sources = sorted(packs)
         for pack in sources:
             known = self._known(pack)
             if known is None:
-                return
+                return False
             together.add(known)
-        if self._holds_only(made, sources):
-            self._keep(made, together)
+        if not self._holds_only(made, sources):
+            return False
+        self._keep(made, together)
+        return True
 
     def _holds_only(self, made: str, packs: Iterable[str]) -> bool:
         """Tell whether every object of one pack is in one of the others; reads their sorted indexes side by side."""

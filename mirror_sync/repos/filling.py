@@ -77,6 +77,9 @@ JOINED_BYTES = 64 << 20
 FEW_UNCHECKED = 2
 """Where no more than one in so many bytes was not checked on the way, only that is checked at the end."""
 
+MANY_CHECKED = 50
+"""A pack of less than one in so many bytes is checked sooner than it is asked whether it matters."""
+
 LATE_OBJECTS = 200
 """So many of the last objects tell how large those are that did not come."""
 
@@ -171,8 +174,10 @@ class DiskFilling:
         """What became of a pack that turned out damaged after its last byte, until it is told."""
         self._before: int | None = None
         """Objects that the pack before brought, until it is told."""
-        self._checking: tuple[futures.Future[None], threading.Event] | None = None
-        """A pack that is checked while others come."""
+        self._checker: tuple[futures.ThreadPoolExecutor, threading.Event] | None = None
+        """Who checks packs while others come."""
+        self._ranges: set[str] = set()
+        """Which it was given."""
 
     # -- begin and end
     def begun(self) -> bool:
@@ -252,21 +257,27 @@ class DiskFilling:
     def _gather(self, goal: Goal, own: set[str], *, tick: Callable[[], None]) -> set[str]:
         """Pack what the goal needs anew, bring it into the stage, and return its name."""
         asked = oid_lines([*goal.tips, *(f"^{oid}" for oid in goal.boundary)])
-        self._check_the_rest(own, tick=tick)
         made = self._pack_anew(["--revs"], asked, size=self._size(own), tick=tick)
+        self._end_checking()
         for name in made:
-            self._checks.inherit(own, name)
+            self._inherit(name, own, tick=tick)
         return made
 
-    def _check_the_rest(self, own: set[str], *, tick: Callable[[], None]) -> None:
-        """Check what was not checked on the way, where that is less work than to check all of it anew."""
-        self._end_checking()
-        unchecked = self._checks.unchecked(own)
-        if self._size(unchecked) * FEW_UNCHECKED > self._size(own):
-            return
-        for name in unchecked:
-            tick()
-            self._checks.try_early(name, stop=threading.Event(), aside=False)
+    def _inherit(self, made: str, own: set[str], *, tick: Callable[[], None]) -> None:
+        """Let what was found on the way stand for ``made``, where that is less work than to check all of it anew."""
+        # What came of packs that broke off came again, mostly, and then need not be looked at.
+        total = self._size(own)
+        unchecked = sorted(self._checks.unchecked(own), key=lambda name: self._size([name]))
+        first = [name for name in unchecked if name in self._ranges or self._size([name]) * MANY_CHECKED < total]
+        rest = [name for name in reversed(unchecked) if name not in first]
+        for some in (first, *([name] for name in rest)):
+            if self._size(some) * FEW_UNCHECKED > total:
+                return
+            for name in some:
+                tick()
+                self._checks.try_early(name, stop=threading.Event(), aside=False)
+            if self._checks.inherit(own.difference(self._checks.unchecked(own)), made):
+                return
 
     def _join(self) -> None:
         """Put small packs into one as they are; each byte is copied a few times only, however many come."""
@@ -470,7 +481,8 @@ class DiskFilling:
         """Wait until nothing is worked on any more, nor checked."""
         with self._guard():
             self._settle()
-            self._end_checking()
+            if self._checker is not None:
+                self._checker[0].submit(_nothing).result()
 
     def _settle_or_raise(self) -> None:
         self._settle()
@@ -507,21 +519,22 @@ class DiskFilling:
         self._join()
 
     def _check_early(self, pack: str) -> None:
-        """Check a pack that leans on nothing that is missing while others come, unless one is being checked."""
-        if self._checking is not None and not self._checking[0].done():
-            return
-        stop = threading.Event()
-        thread = futures.ThreadPoolExecutor(1, thread_name_prefix="check")
-        self._checking = (thread.submit(self._checks.try_early, pack, stop=stop), stop)
-        thread.shutdown(wait=False)
+        """Check a pack that leans on nothing that is missing while others come, after those that came before it."""
+        if self._checker is None:
+            self._checker = (futures.ThreadPoolExecutor(1, thread_name_prefix="check"), threading.Event())
+        thread, stop = self._checker
+        self._ranges.add(pack)
+        thread.submit(self._checks.try_early, pack, stop=stop)
 
     def _end_checking(self, *, stop: bool = False) -> None:
-        checking, self._checking = self._checking, None
-        if checking is None:
+        """Wait for the check under way, or with ``stop`` break it off; what waits behind it is left unchecked."""
+        checker, self._checker = self._checker, None
+        if checker is None:
             return
         if stop:
-            checking[1].set()
-        futures.wait([checking[0]])  # what went wrong is found again when the pack is looked at in earnest
+            checker[1].set()
+        # What went wrong is found again when the pack is looked at in earnest.
+        checker[0].shutdown(cancel_futures=True)
 
     def release(self) -> None:
         """Stop what is worked on; its pack is salvaged later."""

@@ -80,11 +80,11 @@ def test_accelerators_are_the_mirrors_own_and_then_its_hosts() -> None:
     assert [str(place) for place in settings.accelerators(url.name, url)] == [
         "https://own.org/b",
         "https://plain.org/a/b-c",
-        "https://near.org/hub.org%3A8443/a/b-c",
+        "https://near.org/hub.org:8443/a/b-c",
     ]
     other = parse_upstream_url("https://hub.org:8443/x/größe")
     assert [str(place) for place in settings.accelerators(other.name, other)] == [
-        "https://near.org/hub.org%3A8443/x/gr%C3%B6%C3%9Fe",
+        "https://near.org/hub.org:8443/x/gr%C3%B6%C3%9Fe",
         "https://plain.org/x/gr%C3%B6%C3%9Fe",
     ]
     itself = parse_upstream_url("https://near.org/x/y")
