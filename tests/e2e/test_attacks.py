@@ -82,7 +82,7 @@ def test_an_lfs_object_deleted_behind_the_daemon_is_brought_again_once_it_is_mis
     daemon.published(name)
     (path,) = (daemon.directory / "lfs" / "objects").rglob(oid)
     path.unlink()
-    assert daemon.get(f"/{name}.git/info/lfs/objects/{oid}")[0] == 404
+    assert daemon.get(f"/{name}.git/info/lfs/objects/{oid}")[:2] == (200, data)
     daemon.wait_until(
         lambda: path.exists() and daemon.show(name)["lfs"]["present"] == 1, "the object is back", seconds=40
     )
