@@ -669,9 +669,7 @@ class _Job:
 
     def _weigh(self, taken: Taken) -> None:
         """Raise when pack after pack looked sound as it came and nothing of it could be kept."""
-        if isinstance(taken.error, GitFailed) and not taken.objects:
-            self._hollow += 1
-        elif taken.before is not None:
+        if taken.before is not None:
             self._hollow = 0 if taken.before else self._hollow + 1
         if self._hollow >= self.limits.patience:
             raise _damaged(

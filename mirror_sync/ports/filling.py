@@ -46,7 +46,7 @@ class Taken:
     stopped: bool = False
     """Given up on purpose where the commits ended (``until_trees``)."""
     before: int | None = None
-    """How many objects are here of the pack taken ``behind`` before this one, where it was one."""
+    """How many objects are here of the pack taken ``behind`` before this one, where its bytes promised any."""
 
 
 @dataclass(frozen=True, slots=True)

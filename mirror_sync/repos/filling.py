@@ -173,7 +173,7 @@ class DiskFilling:
         self._failed: Taken | None = None
         """What became of a pack that turned out damaged after its last byte, until it is told."""
         self._before: int | None = None
-        """Objects that the pack before brought, until it is told."""
+        """Objects that the pack before brought, where its bytes promised any, until it is told."""
         self._checker: tuple[futures.ThreadPoolExecutor, threading.Event] | None = None
         """Who checks packs while others come."""
         self._ranges: set[str] = set()
@@ -380,7 +380,7 @@ class DiskFilling:
         """Take a pack and leave the last of the work on it to be done while the next one comes."""
         if self._failed is not None:
             failed, self._failed = self._failed, None
-            return failed
+            return replace(failed, before=self._told_before())
         object_format = self._goal().object_format
         self._ensure(object_format, graph=False)
         if self._behind is None:
@@ -502,6 +502,7 @@ class DiskFilling:
             self._heads = self._listed = None
             taken = self._keep_prefix(behind.spool, self._goal().object_format, scan=None, graph=False)
             self._failed = replace(taken, error=error)
+            self._before = taken.objects
             return
         except BaseException:
             remove_tree(behind.directory)
@@ -515,7 +516,7 @@ class DiskFilling:
         if behind.position is not None:
             self._journal.write_position(behind.position)
         self._forget(behind.spool)
-        self._before = good
+        self._before = good if behind.scan.ends else None
         self._join()
 
     def _check_early(self, pack: str) -> None:
