@@ -138,6 +138,8 @@ def configure(
 [log]
 level = "debug"
 format = "json"
+[access]
+visibility = "open"
 [upstream."127.0.0.1:{guarded.port}"]
 token_file = "{token}"
 [upstream."127.0.0.1:{secure.port}"]
