@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from mirror_sync.domain.names import GitOid, printable
@@ -167,7 +168,8 @@ def fill(
     except (Interrupted, StorageFull):
         raise
     except MirrorSyncError:
-        filling.settle()
+        with suppress(Interrupted, Preempted):
+            filling.settle(tick=job.check)
         raise
     finally:
         filling.release()
@@ -221,6 +223,8 @@ class _Job:
         self.filters = True
         self.dense = False
         self.large = False
+        self._look = False
+        """A process that was killed may have had whole ranges in its hands."""
         self._guess = 0.0
         """Bytes that everything together may have, as far as one broken pack tells; 0 when none did."""
         self._hollow = 0
@@ -260,7 +264,9 @@ class _Job:
         """Take note of what a process that was killed had received."""
         self.dense = self.dense or taken.received >= DENSE_BYTES
         self.large = taken.late_size > BIG_OBJECT and taken.announced - taken.objects <= MOST_BY_OBJECTS
-        if taken.objects:
+        self._look = taken.objects > 0
+        if taken.objects and not self.filling.frozen():
+            # One pack for everything; later ones are for a range each.
             self._guess = taken.received / taken.objects * taken.announced
         self.telemetry.event("pack_salvaged", objects=taken.objects, announced=taken.announced, bytes=taken.received)
 
@@ -420,10 +426,11 @@ class _Job:
             stretch = self.filling.stretch(pace.commits)
             if stretch is None:
                 return
-            if self.dense and self._nearly_here(stretch):
+            if (self.dense or self._look) and self._nearly_here(stretch):
                 self._objects(stretch)
                 self.filling.advance(stretch)
                 continue
+            self._look = False
             self.way = Way.LADDER
             request = FetchRequest(self.goal.object_format, stretch.wants, stretch.haves, more=True)
             taken = self._ask(request, behind=True)
