@@ -142,8 +142,11 @@ class Filling(Protocol):
         returns the error, once.
         """
 
-    def settle(self) -> None:
-        """Wait until nothing taken ``behind`` is worked on any more."""
+    def settle(self, *, tick: Callable[[], None] = ...) -> None:
+        """Wait until nothing taken ``behind`` is worked on or checked any more.
+
+        While only checks are waited for, ``tick`` is called now and then and may raise; they go on then.
+        """
 
     def release(self) -> None:
         """Stop what is worked on behind; its pack is left for :meth:`salvage`, and every :meth:`advance` since undone."""

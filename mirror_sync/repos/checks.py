@@ -6,24 +6,29 @@ a power cut took or tore is found out and made again.
 
 from __future__ import annotations
 
+import struct
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
-from heapq import merge
-from itertools import groupby
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Self
 
 from mirror_sync.domain.refs import ObjectFormat
 from mirror_sync.errors import GitFailed
-from mirror_sync.repos.child import read_lines
 from mirror_sync.repos.files import draft
 from mirror_sync.repos.fsck import PackCheck, check_pack, check_quickly
 from mirror_sync.repos.git import Git
 from mirror_sync.repos.layout import Layout
+from mirror_sync.repos.salvage import id_bytes
 from mirror_sync.repos.stage import CHECKS, FSCK
 
 _VERSION = "v1"
+
+_INDEX_HEAD = b"\377tOc" + (2).to_bytes(4)
+"""Magic and version of a pack's index (gitformat-pack); the fan-out of 256 counts follows, then the ids, sorted."""
+
+_IDS_BEGIN = len(_INDEX_HEAD) + 256 * 4
+
+_IDS_AT_ONCE = 500_000
+"""So many ids of one pack, about, are held at a time."""
 
 
 class Checks:
@@ -54,15 +59,22 @@ class Checks:
         self._keep(pack, check)
         return check
 
-    def try_early(self, pack: str, *, stop: threading.Event, aside: bool = True) -> None:
+    def try_early(
+        self,
+        pack: str,
+        *,
+        stop: threading.Event | None = None,
+        tick: Callable[[], None] | None = None,
+        aside: bool = True,
+    ) -> None:
         """Check a pack whose neighbours may still be missing; one that leans on those is left for later.
 
-        Raises :class:`Interrupted` soon after ``stop`` is set.
+        Raises :class:`Interrupted` soon after ``stop`` is set; ``tick`` is called now and then and may raise.
         """
         if self._known(pack) is not None:
             return
         try:
-            check = check_quickly(self._git, self._layout.stage_packs / pack, stop=stop, aside=aside)
+            check = check_quickly(self._git, self._layout.stage_packs / pack, stop=stop, tick=tick, aside=aside)
         except GitFailed:
             return  # a later check says why
         self._keep(pack, check)
@@ -90,23 +102,27 @@ class Checks:
         return True
 
     def _holds_only(self, made: str, packs: Iterable[str]) -> bool:
-        """Tell whether every object of one pack is in one of the others; reads their sorted indexes side by side."""
-        with ExitStack() as stack:
-            inside = stack.enter_context(_Listing(self._git, self._index(made), self._object_format()))
-            listings = [
-                stack.enter_context(_Listing(self._git, self._index(pack), self._object_format())) for pack in packs
-            ]
-            theirs = (oid for oid, _ in groupby(merge(*(listing.oids() for listing in listings))))
-            found = next(theirs, None)
-            for oid in inside.oids():
-                while found is not None and found < oid:
-                    found = next(theirs, None)
-                if found != oid:
-                    for listing in (inside, *listings):
-                        listing.kill()
+        """Tell whether every object of one pack is in one of the others.
+
+        A part of the ids is looked at at a time, so that neither memory nor descriptors
+        grow with the packs.
+        """
+        try:
+            inside = _Index(self._index(made), self._object_format())
+            others = [_Index(self._index(pack), self._object_format()) for pack in packs]
+            largest = max(index.objects for index in (inside, *others))
+            step = max(1, 256 * _IDS_AT_ONCE // max(largest, 1))
+            for first in range(0, 256, step):
+                last = min(first + step, 256)
+                left = inside.ids(first, last)
+                for index in others:
+                    if not left:
+                        break
+                    left -= index.ids(first, last)
+                if left:
                     return False
-            for listing in listings:
-                listing.kill()
+        except (ValueError, FileNotFoundError):
+            return False  # checking it by itself is always right
         return True
 
     def _index(self, pack: str) -> Path:
@@ -122,27 +138,34 @@ class Checks:
         write_down(self.path(f"{pack}.{_VERSION}.json"), check.to_json())
 
 
-class _Listing:
-    """The ids in one pack's index, sorted, as git reads them."""
+class _Index:
+    """The ids in one pack's index, by their first bytes; raises :class:`ValueError` for one that is not as git writes it."""
 
-    def __init__(self, git: Git, index: Path, object_format: ObjectFormat) -> None:
-        self._stream = index.open("rb")
-        self._child = git.stream(["show-index", f"--object-format={object_format.value}"], stdin=self._stream)
+    def __init__(self, path: Path, object_format: ObjectFormat) -> None:
+        self._path = path
+        self._width = id_bytes(object_format)
+        with path.open("rb") as stream:
+            head = stream.read(_IDS_BEGIN)
+        if len(head) < _IDS_BEGIN or not head.startswith(_INDEX_HEAD):
+            raise ValueError(path.name)
+        self._before: tuple[int, ...] = (0, *struct.unpack(">256I", head[len(_INDEX_HEAD) :]))
 
-    def __enter__(self) -> Self:
-        self._child.__enter__()
-        return self
+    @property
+    def objects(self) -> int:
+        """How many there are."""
+        return self._before[-1]
 
-    def __exit__(self, *raised: object) -> None:
-        self._stream.close()
-        self._child.__exit__(*raised)  # type: ignore[arg-type]  # handed on as it came
-
-    def oids(self) -> Iterator[bytes]:
-        for line in read_lines(self._child.stdout):
-            yield line.split()[1]
-
-    def kill(self) -> None:
-        self._child.kill()
+    def ids(self, first: int, last: int) -> set[bytes]:
+        """Return the ids whose first byte is at least ``first`` and below ``last``."""
+        begin, end = self._before[first], self._before[last]
+        if begin == end:
+            return set()
+        with self._path.open("rb") as stream:
+            stream.seek(_IDS_BEGIN + begin * self._width)
+            data = stream.read((end - begin) * self._width)
+        if len(data) != (end - begin) * self._width:
+            raise ValueError(self._path.name)
+        return {data[at : at + self._width] for at in range(0, len(data), self._width)}
 
 
 def write_down(path: Path, record: bytes) -> None:

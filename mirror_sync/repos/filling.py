@@ -44,7 +44,7 @@ from mirror_sync.repos.files import (
 )
 from mirror_sync.repos.git import Git
 from mirror_sync.repos.graph import Holes, Pretence, Targets
-from mirror_sync.repos.indexing import Indexing, index_prefix
+from mirror_sync.repos.indexing import Indexing, PrefixIndexing
 from mirror_sync.repos.journal import BLOBS, GATHER, GRAPH, ORDER, Journal, Position, remove_packs
 from mirror_sync.repos.layout import Layout
 from mirror_sync.repos.locate import locate
@@ -109,6 +109,9 @@ _EMPTY_AT_MOST = 64
 _RECEIVE_SECONDS = 20 * 24 * 3600.0
 """A slow link may need days for one pack; whoever reads it notices a stall."""
 
+_TICK_SECONDS = 0.25
+"""So often is asked, while something is waited for, whether to go on waiting."""
+
 _GATHER_CONFIG: Mapping[str, str] = {
     "pack.threads": "2",
     "pack.windowMemory": "128m",
@@ -128,6 +131,32 @@ class _Behind:
     kill: Callable[[], None]
     position: Position | None = None
     """What to note once its objects are here."""
+
+
+class _Checker:
+    """Checks packs one after another while others come."""
+
+    def __init__(self) -> None:
+        self._thread = futures.ThreadPoolExecutor(1, thread_name_prefix="check")
+        self._stop = threading.Event()
+        self._tasks: list[futures.Future[None]] = []
+
+    def submit(self, checks: Checks, pack: str) -> None:
+        """Check a pack after those before it."""
+        self._tasks = [task for task in self._tasks if not task.done()]
+        self._tasks.append(self._thread.submit(checks.try_early, pack, stop=self._stop))
+
+    def end(self, *, stop: bool) -> None:
+        """Leave out what has not begun, and with ``stop`` break off what has."""
+        if stop:
+            self._stop.set()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def wait(self, tick: Callable[[], None]) -> None:
+        """Wait until nothing is checked; what went wrong is found again when the pack is looked at in earnest."""
+        begun = [task for task in self._tasks if not task.cancelled()]
+        while futures.wait(begun, timeout=_TICK_SECONDS).not_done:
+            tick()
 
 
 class _Trees(Exception):
@@ -174,7 +203,7 @@ class DiskFilling:
         """What became of a pack that turned out damaged after its last byte, until it is told."""
         self._before: int | None = None
         """Objects that the pack before brought, where its bytes promised any, until it is told."""
-        self._checker: tuple[futures.ThreadPoolExecutor, threading.Event] | None = None
+        self._checker: _Checker | None = None
         """Who checks packs while others come."""
         self._ranges: set[str] = set()
         """Which it was given."""
@@ -258,7 +287,7 @@ class DiskFilling:
         """Pack what the goal needs anew, bring it into the stage, and return its name."""
         asked = oid_lines([*goal.tips, *(f"^{oid}" for oid in goal.boundary)])
         made = self._pack_anew(["--revs"], asked, size=self._size(own), tick=tick)
-        self._end_checking()
+        self._end_checking(tick=tick)
         for name in made:
             self._inherit(name, own, tick=tick)
         return made
@@ -275,7 +304,7 @@ class DiskFilling:
                 return
             for name in some:
                 tick()
-                self._checks.try_early(name, stop=threading.Event(), aside=False)
+                self._checks.try_early(name, tick=tick, aside=False)
             if self._checks.inherit(own.difference(self._checks.unchecked(own)), made):
                 return
 
@@ -389,10 +418,10 @@ class DiskFilling:
         path = self._journal.directory / _SPOOL_OF.format(number)
         directory = self._journal.directory / _INDEX_OF.format(number)
         scan = PackScan(object_format, ids=self._listed is not None)
-        indexing = Indexing(self._stage_git, directory, timeout=_RECEIVE_SECONDS)
         error: MirrorSyncError | None = None
         empty = False
         with Spool(path, max_bytes=max_bytes, space=self._space) as spool:
+            indexing = Indexing(self._stage_git, directory, timeout=_RECEIVE_SECONDS)
             try:
                 with closing(spool.tee(pack)) as chunks:
                     empty = self._pass_on(chunks, scan, indexing, object_format)
@@ -419,12 +448,10 @@ class DiskFilling:
             self._failed = self._listed = None
             taken = self._keep_prefix(path, object_format, scan=None, graph=False)
             return replace(taken, error=error, before=self._told_before())
-        self._leave_behind(
-            path,
-            scan,
-            directory,
-            lambda: index_prefix(self._stage_git, directory, path, scan, object_format, timeout=_RECEIVE_SECONDS),
+        prefix = PrefixIndexing(
+            self._stage_git, directory, path, scan, object_format, space=self._space, timeout=_RECEIVE_SECONDS
         )
+        self._leave_behind(path, scan, directory, prefix.finish, kill=prefix.kill)
         return replace(_taken(spool.received, scan, len(scan.ends)), error=error, before=self._told_before())
 
     def _pass_on(
@@ -457,7 +484,7 @@ class DiskFilling:
         directory: Path,
         work: Callable[[], tuple[str, int]],
         *,
-        kill: Callable[[], None] = _nothing,
+        kill: Callable[[], None],
     ) -> None:
         thread = futures.ThreadPoolExecutor(1, thread_name_prefix="filling")
         self._behind = _Behind(spool, scan, directory, thread.submit(work), kill)
@@ -477,12 +504,12 @@ class DiskFilling:
         before, self._before = self._before, None
         return before
 
-    def settle(self) -> None:
+    def settle(self, *, tick: Callable[[], None] = _nothing) -> None:
         """Wait until nothing is worked on any more, nor checked."""
         with self._guard():
             self._settle()
             if self._checker is not None:
-                self._checker[0].submit(_nothing).result()
+                self._checker.wait(tick)
 
     def _settle_or_raise(self) -> None:
         self._settle()
@@ -522,20 +549,17 @@ class DiskFilling:
     def _check_early(self, pack: str) -> None:
         """Check a pack that leans on nothing that is missing while others come, after those that came before it."""
         if self._checker is None:
-            self._checker = (futures.ThreadPoolExecutor(1, thread_name_prefix="check"), threading.Event())
-        thread, stop = self._checker
+            self._checker = _Checker()
         self._ranges.add(pack)
-        thread.submit(self._checks.try_early, pack, stop=stop)
+        self._checker.submit(self._checks, pack)
 
-    def _end_checking(self, *, stop: bool = False) -> None:
+    def _end_checking(self, *, stop: bool = False, tick: Callable[[], None] = _nothing) -> None:
         """Wait for the check under way, or with ``stop`` break it off; what waits behind it is left unchecked."""
-        checker, self._checker = self._checker, None
-        if checker is None:
+        if self._checker is None:
             return
-        if stop:
-            checker[1].set()
-        # What went wrong is found again when the pack is looked at in earnest.
-        checker[0].shutdown(cancel_futures=True)
+        self._checker.end(stop=stop)
+        self._checker.wait(tick)
+        self._checker = None
 
     def release(self) -> None:
         """Stop what is worked on; its pack is salvaged later."""

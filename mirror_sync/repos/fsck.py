@@ -10,7 +10,7 @@ import functools
 import json
 import re
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -165,11 +165,19 @@ def check_pack(git: Git, pack: Path, *, object_format: ObjectFormat, scratch: Pa
     return _check_thoroughly(git, pack, object_format=object_format, scratch=scratch)
 
 
-def check_quickly(git: Git, pack: Path, *, stop: threading.Event | None = None, aside: bool = False) -> PackCheck:
+def check_quickly(
+    git: Git,
+    pack: Path,
+    *,
+    stop: threading.Event | None = None,
+    tick: Callable[[], None] | None = None,
+    aside: bool = False,
+) -> PackCheck:
     """Check every object of one pack that leans on nothing that is nowhere.
 
-    ``aside``: without taking the processor from anything else.  Raises :class:`GitFailed` at an object that git cannot parse and at a reference to one
-    that is nowhere, and :class:`Interrupted` soon after ``stop`` is set.
+    ``aside``: without taking the processor from anything else.  Raises :class:`GitFailed`
+    at an object that git cannot parse and at a reference to one that is nowhere, and
+    :class:`Interrupted` soon after ``stop`` is set; ``tick`` is called now and then and may raise.
     """
     found = PackCheck()
     every = ",".join(f"{name}=warn" for name in sorted(BENIGN | HARMFUL))
@@ -178,6 +186,7 @@ def check_quickly(git: Git, pack: Path, *, stop: threading.Event | None = None, 
         config={"pack.threads": "1" if aside else "2"},
         on_error_line=found.hear,
         stop=stop,
+        tick=tick,
         aside=aside,
     )
     return found

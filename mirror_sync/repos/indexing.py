@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from mirror_sync.domain.refs import ObjectFormat
-from mirror_sync.errors import GitFailed
+from mirror_sync.errors import GitFailed, Interrupted
 from mirror_sync.repos import salvage
-from mirror_sync.repos.files import remove_tree
+from mirror_sync.repos.files import Space, remove_tree
 from mirror_sync.repos.git import PIPE, Git
 from mirror_sync.repos.salvage import PackScan
 
@@ -69,34 +70,74 @@ class Indexing:
         remove_tree(self._directory)
 
 
-def index_prefix(
-    git: Git, directory: Path, path: Path, scan: PackScan, object_format: ObjectFormat, *, timeout: float
-) -> tuple[str, int]:
-    """Index the whole objects at the beginning of the spooled pack at ``path`` into ``directory``.
+class PrefixIndexing:
+    """The whole objects at the beginning of the spooled pack at ``path`` on their way into ``directory``.
 
-    Returns the pack's name and how many objects it has; an empty name when it is none.
-    Damage that only git can see, such as a delta that does not fit its base, makes it
-    fewer, found by halving.
+    Another thread may :meth:`kill` what :meth:`finish` waits for.
     """
-    good, bad, kept = 0, len(scan.ends) + 1, ""
-    attempt = len(scan.ends)
-    beside = directory.with_name(f"{directory.name}-try")
-    while good < attempt < bad:
-        indexing = Indexing(git, beside, timeout=timeout)
-        try:
-            for data in salvage.prefix(path, scan, attempt, object_format):
-                indexing.write(data)
-            indexing.end()
-            kept = indexing.finish()
-        except GitFailed:
-            remove_tree(beside)
-            bad = attempt
-        except BaseException:
-            indexing.abandon()
-            raise
-        else:
-            remove_tree(directory)
-            beside.rename(directory)
-            good = attempt
-        attempt = (good + bad) // 2
-    return kept, good
+
+    def __init__(
+        self,
+        git: Git,
+        directory: Path,
+        path: Path,
+        scan: PackScan,
+        object_format: ObjectFormat,
+        *,
+        space: Space,
+        timeout: float,
+    ) -> None:
+        self._git = git
+        self._directory = directory
+        self._beside = directory.with_name(f"{directory.name}-try")
+        self._path = path
+        self._scan = scan
+        self._object_format = object_format
+        self._space = space
+        self._timeout = timeout
+        self._guard = threading.Lock()
+        self._killed = False
+        self._under_way: Indexing | None = None
+
+    def finish(self) -> tuple[str, int]:
+        """Return the pack's name and how many objects it has; an empty name when it is none.
+
+        Damage that only git can see, such as a delta that does not fit its base, makes it
+        fewer, found by halving.  Raises :class:`StorageFull`, or :class:`Interrupted` once killed.
+        """
+        good, bad, kept = 0, len(self._scan.ends) + 1, ""
+        attempt = len(self._scan.ends)
+        while good < attempt < bad:
+            self._space.check(self._scan.end(attempt))
+            indexing = self._begin()
+            try:
+                for data in salvage.prefix(self._path, self._scan, attempt, self._object_format):
+                    indexing.write(data)
+                indexing.end()
+                kept = indexing.finish()
+            except GitFailed:
+                remove_tree(self._beside)
+                bad = attempt
+            except BaseException:
+                indexing.abandon()
+                raise
+            else:
+                remove_tree(self._directory)
+                self._beside.rename(self._directory)
+                good = attempt
+            attempt = (good + bad) // 2
+        return kept, good
+
+    def _begin(self) -> Indexing:
+        with self._guard:
+            if self._killed:
+                raise Interrupted
+            self._under_way = Indexing(self._git, self._beside, timeout=self._timeout)
+            return self._under_way
+
+    def kill(self) -> None:
+        """Kill git; whoever waits in :meth:`finish` gets :class:`Interrupted`, unless it was done."""
+        with self._guard:
+            self._killed = True
+            if self._under_way is not None:
+                self._under_way.kill()

@@ -106,7 +106,7 @@ class MemoryFilling:
         self._disk.spool = None
         return self._index(bytes(spool), graph=graph, error=error)
 
-    def settle(self) -> None:
+    def settle(self, *, tick: Callable[[], None] = lambda: None) -> None:
         """Nothing is ever behind."""
 
     def release(self) -> None:

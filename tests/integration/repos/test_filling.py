@@ -6,20 +6,22 @@ import hashlib
 import os
 import random
 import shutil
+import signal
 import subprocess
 import tracemalloc
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Event, Timer
 
 import pytest
 
 from mirror_sync.domain.names import GitOid
 from mirror_sync.domain.refs import ObjectFormat, RefSnapshot
-from mirror_sync.errors import GitFailed
+from mirror_sync.errors import GitFailed, Interrupted
 from mirror_sync.ports import GitAccess, PublishRequest
 from mirror_sync.ports.filling import Gap, Goal, Stretch
-from mirror_sync.repos import checks
+from mirror_sync.repos import checks, indexing
 from mirror_sync.repos.checks import Checks
 from mirror_sync.repos.filling import DiskFilling
 from mirror_sync.repos.git import Git
@@ -443,6 +445,108 @@ def test_what_is_released_is_salvaged_later(scene):
         assert scene.here(sorted(scene.reached(stretch.wants))) == scene.reached(stretch.wants)
         assert not filling.interrupted()
         assert list(scene.repository.layout.fill.glob("tmp_*")) == []
+
+
+def test_a_pack_that_broke_off_is_not_worked_on_once_it_is_released(scene, monkeypatch):
+    began = indexing.Indexing.__init__
+    statuses: list[int] = []
+
+    def stopped(self: indexing.Indexing, *arguments, **more) -> None:
+        began(self, *arguments, **more)
+        child = self._child
+        os.kill(child.pid, signal.SIGSTOP)  # as slow as can be
+        waking.append(Timer(20, os.kill, (child.pid, signal.SIGCONT)))
+        waking[-1].start()
+        wait = child.wait
+        monkeypatch.setattr(child, "wait", lambda: statuses.append(wait()) or statuses[-1])
+
+    waking: list[Timer] = []
+    commits = scene.chain(4)
+    with scene.repository.lock():
+        filling = scene.repository.filling()
+        filling.begin(goal_of(scene, commits[-1]))
+        filling.take([scene.commits_pack(commits)], graph=True, max_bytes=PLENTY)
+        filling.freeze()
+        stretch = filling.stretch(2)
+        pack = scene.mirror.history.pack(stretch.wants, haves=stretch.haves)
+        monkeypatch.setattr(indexing.Indexing, "__init__", stopped)
+        assert not filling.take(breaking_off(pack), behind=True, max_bytes=PLENTY).complete
+        filling.release()
+        monkeypatch.undo()
+        for timer in waking:
+            timer.cancel()
+        assert statuses
+        assert set(statuses) == {-signal.SIGKILL}
+        assert filling.interrupted()
+        filling.salvage()
+        assert scene.here(sorted(scene.reached(stretch.wants))) == scene.reached(stretch.wants)
+
+
+def test_nobody_who_is_stopping_waits_for_checks(scene, monkeypatch):
+    told: list[bool] = []
+
+    def slow(self: Checks, pack: str, *, stop: Event, **_: object) -> None:
+        told.append(stop.wait(20))
+
+    def on_the_way_to_the_end() -> None:
+        fill = scene.repository.layout.fill
+        if (fill / "gatherings").exists() and not (fill / "gather").exists():
+            raise Interrupted
+
+    def at_once() -> None:
+        raise Interrupted
+
+    monkeypatch.setattr(Checks, "try_early", slow)
+    commits = scene.chain(6)
+    with scene.repository.lock():
+        filling = scene.repository.filling()
+        filling.begin(goal_of(scene, commits[-1]))
+        filling.take([scene.commits_pack(commits)], graph=True, max_bytes=PLENTY)
+        filling.freeze()
+        while stretch := filling.stretch(2):
+            pack = scene.mirror.history.pack(stretch.wants, haves=stretch.haves)
+            assert filling.take([pack], behind=True, max_bytes=PLENTY).complete
+            filling.advance(stretch)
+        with pytest.raises(Interrupted):
+            filling.settle(tick=at_once)
+        assert told == []
+        with pytest.raises(Interrupted):
+            filling.finish(tick=on_the_way_to_the_end)
+        assert told == []
+        filling.release()
+        assert told == [True]
+        filling.finish()
+        assert scene.here(sorted(scene.reached(commits[-1:]))) == scene.reached(commits[-1:])
+
+
+def test_packs_are_compared_with_few_descriptors_and_in_parts(scene, monkeypatch):
+    monkeypatch.setattr(checks, "_IDS_AT_ONCE", 5)
+    commits = scene.chain(40)
+    with scene.repository.lock():
+        filling = scene.repository.filling()
+        ladder_of(scene, filling, commits[:38], commits[37])
+        filling.release()
+        packs = scene.repository.layout.stage_packs
+        records = Checks(
+            scene.repository.layout, git=Git(packs.parent.parent), object_format=lambda: scene.object_format
+        )
+        known = sorted(path.stem for path in packs.glob("*.pack"))
+        assert records.unchecked(known) == []
+        asked = "".join(f"{name}.pack\n" for name in known).encode()
+        made = "pack-" + subprocess.run(
+            ["git", f"--git-dir={packs.parent.parent}", "pack-objects", "--stdin-packs", str(packs / "pack")],
+            input=asked, check=True, stdout=subprocess.PIPE,
+        ).stdout.decode().strip()  # fmt: skip
+        inside = sorted(os.listdir("/proc/self/fd"))
+        monkeypatch.setattr(Git, "stream", lambda *_, **__: pytest.fail("a child for each pack"))
+        assert records.inherit(known, made)
+        assert sorted(os.listdir("/proc/self/fd")) == inside
+        for left_out in known:
+            assert not records.inherit([name for name in known if name != left_out], made)
+        torn = packs / f"{known[0]}.idx"
+        torn.chmod(0o644)
+        torn.write_bytes(torn.read_bytes()[:1000])
+        assert not records.inherit(known, made)
 
 
 def test_stock_git_is_told_what_is_closed(scene, tmp_path):

@@ -396,6 +396,23 @@ def test_stopping_and_making_way_end_it_between_two_pieces(scene):
     scene.assert_whole()
 
 
+@pytest.mark.parametrize("reason", ["stopping", "making way"])
+def test_what_upstream_said_is_raised_though_nobody_waits_for_what_is_checked(scene, monkeypatch, reason):
+    waits = threading.Event()
+
+    def settle(self, *, tick=lambda: None) -> None:
+        (scene.stop if reason == "stopping" else waits).set()
+        for _ in range(1000):
+            tick()
+        pytest.fail("nothing ends this")
+
+    monkeypatch.setattr(type(scene.repository.filling()), "settle", settle)
+    first = iter([len(PACK) + 5 * LINE])
+    scene.link.cut = lambda: next(first, 0)
+    with pytest.raises(UpstreamUnavailable):
+        scene.run(yielding=waits.is_set)
+
+
 def test_another_goal_keeps_what_came_for_the_old_one():
     scene = Scene(commits=80)
     limits = iter([len(PACK) + 10 * LINE, 1 << 30, *[len(PACK) + 12 * LINE] * 6])
