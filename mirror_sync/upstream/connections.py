@@ -295,11 +295,10 @@ class Connections:
 
         One that cannot be opened is no loss: the question itself says why.
         """
-        adapter = self._adapter(access, fresh=question.fresh)
 
         def connect() -> None:
             with contextlib.suppress(requests.RequestException, HTTPError, OSError, ValueError, MirrorSyncError):
-                adapter.make_ready(question.url)
+                self._adapter(access, fresh=question.fresh).make_ready(question.url)
 
         threading.Thread(target=connect, name="connect-ahead", daemon=True).start()
 

@@ -6,6 +6,7 @@ import gzip
 import os
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -24,8 +25,8 @@ from mirror_sync.errors import (
 from mirror_sync.ports import FetchRequest
 from mirror_sync.upstream import Access
 from tests.support.link import Link
-from tests.support.upstream import isolated_git_environment
-from tests.support.upstream_client import client
+from tests.support.upstream import Fault, isolated_git_environment
+from tests.support.upstream_client import LOOPBACK, client
 
 USUAL = ["refs/heads/*", "refs/tags/*"]
 FETCH = "POST .*git-upload-pack"
@@ -145,6 +146,27 @@ def test_the_next_fetch_finds_its_connection_open(up):
         link.cut()
         ask(upstream, more=False)
         opened(seen + 5)
+
+
+def test_a_pack_goes_on_when_the_next_connection_cannot_be_opened(up, tmp_path, monkeypatch):
+    """Somebody replaces the file of authorities meanwhile."""
+    repo = up.create("acme/model")
+    tip = GitOid(repo.commit({"README": "hello"}))
+    authorities = tmp_path / "authorities.pem"
+    authorities.write_text("of no use to a connection without TLS")
+
+    faults = up.take_fault
+
+    def vanish(line: str) -> Fault | None:
+        authorities.unlink()
+        return faults(line)
+
+    rule = replace(LOOPBACK, ca_file=str(authorities))
+    with client(repo.url, rule=rule) as upstream:
+        upstream.observe(USUAL)
+        request = FetchRequest(ObjectFormat.SHA1, [tip], [], more=True)
+        monkeypatch.setattr(up, "take_fault", vanish)
+        assert b"".join(upstream.fetch(request))
 
 
 def test_objects_by_their_ids_are_refused_where_only_tips_are_given(up):
