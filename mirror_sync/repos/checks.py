@@ -56,7 +56,8 @@ class Checks:
             object_format=self._object_format(),
             scratch=self._layout.stage / FSCK,
         )
-        self._keep(pack, check)
+        if not check.lacks:
+            self._keep(pack, check)
         return check
 
     def try_early(

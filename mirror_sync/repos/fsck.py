@@ -47,6 +47,9 @@ HARMFUL = frozenset(
     }
 )  # fmt: skip
 
+LACKING = frozenset({"gitattributesMissing", "gitmodulesMissing"})
+"""Those of them that say only what is not here."""
+
 UNREADABLE = "unreadable"
 """Our own word for an object that git cannot parse at all."""
 
@@ -99,6 +102,11 @@ class PackCheck:
             for oid, ids in self.faults.items()
             if (names := [name for name in ids if name not in relaxed])
         }
+
+    @property
+    def lacks(self) -> bool:
+        """Whether a file that a tree names could not be looked at: with what comes later it may turn out good."""
+        return any(name in LACKING for names in self.faults.values() for name in names)
 
     def add(self, other: PackCheck) -> None:
         """Take in what was found in another pack."""
@@ -200,7 +208,7 @@ def _check_thoroughly(git: Git, pack: Path, *, object_format: ObjectFormat, scra
         (packs / (pack.name + ending)).hardlink_to(pack.with_name(pack.name + ending))
     own = git.elsewhere(scratch)
     found = _fsck(own)
-    absent = [oid for oid, ids in found.faults.items() if any(name.endswith("Missing") for name in ids)]
+    absent = [oid for oid, ids in found.faults.items() if not LACKING.isdisjoint(ids)]
     if absent:
         # A tree here may give a special name to a blob that came earlier: bring it in and look at it under that name.
         here = {

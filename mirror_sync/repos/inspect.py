@@ -12,7 +12,7 @@ from mirror_sync.ports import Inspection
 from mirror_sync.repos import queries
 from mirror_sync.repos.checks import Checks, write_down
 from mirror_sync.repos.child import read_lines
-from mirror_sync.repos.fsck import BENIGN, HARMFUL, UNREADABLE, notes, understood
+from mirror_sync.repos.fsck import BENIGN, HARMFUL, LACKING, UNREADABLE, notes, understood
 from mirror_sync.repos.git import Git
 from mirror_sync.repos.layout import Layout
 from mirror_sync.repos.stage import Stage
@@ -26,7 +26,7 @@ SMALL_INDEX = 2**20
 """Bytes of pack index up to which a stage counts as small."""
 
 _VERDICTS = "verdicts.json"
-_FAULTS = HARMFUL | {UNREADABLE}
+_FAULTS = (HARMFUL | {UNREADABLE}) - LACKING
 
 
 class Inspector:

@@ -447,6 +447,26 @@ def test_what_is_released_is_salvaged_later(scene):
         assert list(scene.repository.layout.fill.glob("tmp_*")) == []
 
 
+def test_a_file_that_was_not_here_when_its_tree_was_checked_is_looked_at_once_it_is(scene):
+    history = scene.mirror.history
+    good = history.blob(b'[submodule "a"]\n\tpath = a\n\turl = https://example.org/a\n')
+    evil = history.blob(b'[submodule "b"]\n\tpath = b\n\turl = -uexample\n')
+    trees = [history.tree([("100644", b".gitmodules", blob)]) for blob in (good, evil)]
+    tips = [scene.mirror.commit(f"tip {tree}", tree=tree) for tree in trees]
+    with scene.repository.lock():
+        filling = scene.repository.filling()
+        filling.begin(goal_of(scene, *tips))
+        filling.take([history.pack_of([*tips, *trees])], max_bytes=PLENTY)
+        found = scene.repository.inspect(tips)
+        assert found.bad.keys() == set(tips)
+        for blob in (good, evil):
+            filling.take([history.pack_of([blob])], max_bytes=PLENTY)
+        filling.finish()
+        found = scene.repository.inspect(tips)
+        assert found.bad.keys() == {tips[1]}
+        assert found.bad[tips[1]].startswith("gitmodulesUrl")
+
+
 def test_a_pack_that_broke_off_is_not_worked_on_once_it_is_released(scene, monkeypatch):
     began = indexing.Indexing.__init__
     statuses: list[int] = []
