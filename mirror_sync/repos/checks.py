@@ -78,7 +78,8 @@ class Checks:
             check = check_quickly(self._git, self._layout.stage_packs / pack, stop=stop, tick=tick, aside=aside)
         except GitFailed:
             return  # a later check says why
-        self._keep(pack, check)
+        if not check.lacks:
+            self._keep(pack, check)
 
     def unchecked(self, packs: Iterable[str]) -> list[str]:
         """Return those of ``packs`` that were not checked yet."""
